@@ -1,0 +1,52 @@
+// The one error of this lib. It knows what was called, on which address, and what the system
+// answered; how to say that to a person is `lib/cli.ts`'s business.
+
+/** One end of a connection, as `getsockname()` and `getpeername()` tell it. */
+export interface Address {
+  /** An IP address, or the name that was asked for where no IP address is known. */
+  host: string;
+  port: number;
+}
+
+/** The call that failed. */
+export type Syscall =
+  "listen" | "connect" | "accept" | "recv" | "send" | "select" | "gethostbyname";
+
+/** `127.0.0.1:4000`, or `[::1]:4000`: an IPv6 address takes brackets (RFC 3986, section 3.2.2). */
+export function formatAddress({ host, port }: Address): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+/**
+ * What a socket call failed with: Python's `OSError`, C's `errno`.
+ *
+ * `code` is the errno's name (`ECONNREFUSED`, `ECONNRESET`, `EPIPE`, `EADDRINUSE`, `ETIMEDOUT`,
+ * `EBADF`: closed on our side, `EBUSY`: somebody else is receiving, …), or one of the lib's own:
+ * `ENOTFOUND` (the host name does not resolve) and `EINCOMPLETE` (the connection ended before all
+ * the bytes were there, Python's `asyncio.IncompleteReadError`).
+ *
+ * @example
+ * try {
+ *   await connect({ port: 4000 });
+ * } catch (error) {
+ *   if (error instanceof SocketError && error.code === "ECONNREFUSED") console.log("nobody there");
+ * }
+ */
+export class SocketError extends Error {
+  override readonly name = "SocketError";
+  readonly code: string;
+  readonly syscall: Syscall;
+  readonly address: Address;
+  /** After a `send` or `sendAll` that failed: how many of its bytes the kernel took. */
+  bytesSent?: number;
+  /** With `EINCOMPLETE`: the bytes that did come. */
+  partial?: Buffer;
+
+  constructor(code: string, syscall: Syscall, address: Address, options?: ErrorOptions) {
+    const where = code === "ENOTFOUND" ? address.host : formatAddress(address);
+    super(`${syscall} ${code} ${where}`, options);
+    this.code = code;
+    this.syscall = syscall;
+    this.address = address;
+  }
+}

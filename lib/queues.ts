@@ -1,0 +1,92 @@
+// What waits at a socket: bytes that came before anybody asked for them, and sends that the kernel
+// had no room for yet.
+
+/** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
+export class Inbox {
+  #bytes: Buffer;
+  #start = 0;
+  #end: number;
+
+  constructor(first: Buffer) {
+    this.#bytes = first;
+    this.#end = first.length;
+  }
+
+  get length(): number {
+    return this.#end - this.#start;
+  }
+
+  push(chunk: Buffer): void {
+    if (this.#end + chunk.length > this.#bytes.length) this.#makeRoom(chunk.length);
+    chunk.copy(this.#bytes, this.#end);
+    this.#end += chunk.length;
+  }
+
+  /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */
+  take(most: number): Buffer {
+    const end = Math.min(this.#start + most, this.#end);
+    const chunk = this.#bytes.subarray(this.#start, end);
+    this.#start = end;
+    return chunk;
+  }
+
+  // Doubling makes many small pieces cheap. What was handed out stays where it is.
+  #makeRoom(bytes: number): void {
+    const roomy = Buffer.allocUnsafeSlow(Math.max(2 * this.length, this.length + bytes));
+    this.#bytes.copy(roomy, 0, this.#start, this.#end);
+    this.#end -= this.#start;
+    this.#start = 0;
+    this.#bytes = roomy;
+  }
+}
+
+/** A send that waits: `all` of it, or whatever goes first. */
+interface Sending {
+  bytes: Uint8Array;
+  sent: number;
+  all: boolean;
+  deadline: number;
+  resolve(sent: number): void;
+  reject(error: Error): void;
+}
+
+/** Sends in the order in which they were called: one goes out whole before the next one starts. */
+export class Outbox {
+  readonly #queue: Sending[] = [];
+
+  get length(): number {
+    return this.#queue.length;
+  }
+
+  /** The earliest of the deadlines, on the clock of `performance.now()`. */
+  get deadline(): number {
+    return this.#queue.reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
+  }
+
+  push(bytes: Uint8Array, sent: number, all: boolean, deadline: number): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    this.#queue.push({ bytes, sent, all, deadline, resolve, reject });
+    return promise;
+  }
+
+  /** Goes on as far as `write` takes the bytes; throws what it throws. */
+  flush(write: (bytes: Uint8Array) => number): void {
+    for (let head = this.#queue[0]; head !== undefined; head = this.#queue[0]) {
+      head.sent += write(head.bytes.subarray(head.sent));
+      if (head.sent < (head.all ? head.bytes.length : 1)) return;
+      this.#queue.shift();
+      head.resolve(head.sent);
+    }
+  }
+
+  /** Rejects the first send whose time is up and all behind it: there is a hole in the stream now. */
+  expire(now: number, error: (sent: number) => Error): void {
+    const late = this.#queue.findIndex(({ deadline }) => deadline <= now);
+    if (late >= 0) this.fail(error, late);
+  }
+
+  /** Rejects the sends from the given one on. */
+  fail(error: (sent: number) => Error, from = 0): void {
+    for (const { sent, reject } of this.#queue.splice(from)) reject(error(sent));
+  }
+}

@@ -1,0 +1,66 @@
+// select: which of many sockets would not have to wait.
+
+import { checkTimeout } from "./check.ts";
+import { MAX_DELAY, type Socket } from "./connection.ts";
+import { SocketError } from "./errors.ts";
+import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
+import type { ServerSocket } from "./socket.ts";
+
+/**
+ * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
+ * of 1,024. Gives those that can, in the order given: `readers` with data, EOF or an error, or a
+ * connection to accept; `writers` with room; `errors` whose connection broke. Ready sockets are told
+ * again on the next call, until what they are ready for is done.
+ *
+ * `timeoutMs` is in milliseconds: then it gives three empty lists. 0 only looks; none waits for ever.
+ *
+ * It always lets the event loop turn, so that a loop around it starves nobody. Rejects with `EBADF`
+ * when one of the sockets is closed, before or while it waits.
+ *
+ * @example
+ * const [readable] = await select([server, ...clients], [], [], 60_000);
+ * if (readable.length === 0) console.log("nothing for a minute");
+ */
+export async function select(
+  readers: Iterable<ServerSocket | Socket>,
+  writers: Iterable<Socket>,
+  errors: Iterable<Socket>,
+  timeoutMs?: number,
+): Promise<[readable: (ServerSocket | Socket)[], writable: Socket[], inError: Socket[]]> {
+  const [r, w, e] = [[...readers], [...writers], [...errors]];
+  if (timeoutMs === undefined && r.length + w.length + e.length === 0) {
+    throw new RangeError("select() with no sockets and no timeout would wait for ever");
+  }
+  let timeUp = timeoutMs === 0;
+  const expire = () => {
+    timeUp = true;
+    anyChange.now();
+  };
+  const timer =
+    timeoutMs === undefined || timeUp
+      ? undefined
+      : setTimeout(expire, Math.min(checkTimeout(timeoutMs), MAX_DELAY));
+  try {
+    for (;;) {
+      // After this turn, everything that came together is there together.
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      const readable = r.filter((socket) => can(socket, POLLIN));
+      const writable = w.filter((socket) => can(socket, POLLOUT));
+      const inError = e.filter((socket) => can(socket, POLLERR));
+      const ready = readable.length + writable.length + inError.length > 0;
+      if (ready || timeUp) return [readable, writable, inError];
+      await anyChange.wait();
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function can(socket: ServerSocket | Socket, event: number): boolean {
+  const state = socket.poll();
+  if (state & POLLNVAL) {
+    const address = "address" in socket ? socket.address : socket.remoteAddress;
+    throw new SocketError("EBADF", "select", address);
+  }
+  return (state & event) !== 0;
+}
