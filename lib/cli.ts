@@ -1,0 +1,230 @@
+// What every script does around its sockets: flags and --help, signals, errors in one line each,
+// exit codes, and printing that notices when nobody reads any more.
+
+import { getSystemErrorMap, parseArgs } from "node:util";
+
+import { formatAddress, SocketError } from "./errors.ts";
+
+/** After a SIGINT or SIGTERM, how long open connections have to finish. */
+const GRACE_MS = 1_000;
+
+/** One flag: `--name`, what it takes, and the line about it in `--help`. */
+export type Flag =
+  | { type: "boolean"; about: string }
+  | { type: "string"; about: string; default?: string; env?: string }
+  | { type: "numbers"; about: string; default: string; env?: string }
+  | {
+      type: "port" | "count" | "seconds";
+      about: string;
+      default: number;
+      min: number;
+      env?: string;
+    };
+
+type Flags = Record<string, Flag>;
+
+type Value<F extends Flag> = F extends { type: "boolean" }
+  ? boolean
+  : F extends { type: "string" }
+    ? F extends { default: string }
+      ? string
+      : string | undefined
+    : F extends { type: "numbers" }
+      ? string[]
+      : number;
+
+/** `--host` and `--port` of a script that listens; `HOST` and `PORT` in the environment count too. */
+export function serverFlags(port: number) {
+  const where = "address to listen on, 0.0.0.0 for all (default: 127.0.0.1)";
+  return {
+    host: { type: "string", env: "HOST", about: where },
+    port: { type: "port", env: "PORT", default: port, min: 0, about: "port, 0 for any free one" },
+  } as const;
+}
+
+/** `--host` and `--port` of a script that connects. */
+export function clientFlags(port: number) {
+  return {
+    host: { type: "string", about: "the server's address or name (default: 127.0.0.1)" },
+    port: { type: "port", default: port, min: 1, about: "the server's port" },
+  } as const;
+}
+
+/**
+ * Reads the flags, answers `--help`, and from then on takes care of signals, errors and stdout.
+ * A flag wins over the environment, the environment over the default.
+ *
+ * The `signal` that comes with the flags aborts on the first SIGINT or SIGTERM: a server given it
+ * stops accepting, and the process ends with 0 when the open connections have, at the latest
+ * after 1 s. A second signal ends it at once, with 128 + its number.
+ *
+ * An error that nobody caught is told in one line on stderr, and ends the process with 1.
+ *
+ * @example
+ * const { port, signal } = cli("Says hello.", serverFlags(4000));
+ * using server = listen({ port, signal });
+ */
+export function cli<const F extends Flags>(
+  help: string,
+  flags: F,
+): { [name in keyof F]: Value<F[name]> } & { signal: AbortSignal } {
+  const stop = new AbortController();
+  if (Bun.isMainThread) {
+    stopOnSignals(stop);
+    process.stdout.on("error", stdoutFailed);
+    const tell = (error: unknown) => {
+      // What was under way when the signal came ends because of it.
+      if (!stop.signal.aborted) fail(error);
+    };
+    process.on("uncaughtException", tell);
+    process.on("unhandledRejection", tell);
+  }
+  try {
+    const { help: wanted, ...values } = readFlags(flags);
+    if (wanted) {
+      process.stdout.write(helpText(help, flags));
+      process.exit(0);
+    }
+    return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
+  } catch (error) {
+    console.error(`error: ${(error as Error).message}`);
+    process.exit(2);
+  }
+}
+
+/** Writes a line to stdout; resolves when it has gone, so that a reader who is slow slows us down. */
+export function print(line: string): Promise<void> {
+  return write(`${line}\n`);
+}
+
+/** Writes text to stdout as it is. */
+export function write(text: string): Promise<void> {
+  return new Promise((resolve) => process.stdout.write(text, () => resolve()));
+}
+
+/** Tells of an error that ended one connection and nothing else. */
+export function warn(error: unknown): void {
+  console.error(`warning: ${describe(error)}`);
+}
+
+let failing = false;
+
+/** Ends the process with 1, once what was printed is out, and says why in one line on stderr. */
+export function fail(error: unknown): void {
+  if (failing) return;
+  failing = true;
+  console.error(`error: ${describe(error)}`);
+  process.stdout.write("", () => process.exit(1));
+}
+
+/** An error as a person wants it told; one that is our own mistake keeps its stack. */
+function describe(error: unknown): string {
+  if (typeof error === "string") return error;
+  if (!(error instanceof SocketError)) return Bun.inspect(error);
+  const { code, syscall, address } = error;
+  const peer = formatAddress(address);
+  const why = reason(code);
+  if (syscall === "connect") {
+    if (code === "ENOTFOUND") return `cannot connect to ${address.host}: ${why}`;
+    const hint = code === "ECONNREFUSED" ? " (is the server running?)" : "";
+    return `cannot connect to ${peer}: ${why}${hint}`;
+  }
+  if (syscall === "listen") {
+    return `cannot listen on ${code === "ENOTFOUND" ? address.host : peer}: ${why}`;
+  }
+  return `connection with ${peer}: ${why}`;
+}
+
+function reason(code: string): string {
+  if (code === "ENOTFOUND") return "host not found";
+  if (code === "EINCOMPLETE") return "closed before all of the data had come";
+  const known = [...getSystemErrorMap().values()].find(([name]) => name === code);
+  return known?.[1] ?? code;
+}
+
+function stopOnSignals(stop: AbortController): void {
+  const numbers = { SIGINT: 2, SIGTERM: 15 } as const;
+  for (const [name, number] of Object.entries(numbers)) {
+    process.on(name, () => {
+      if (stop.signal.aborted) process.exit(128 + number);
+      stop.abort();
+      setTimeout(() => process.exit(0), GRACE_MS).unref();
+    });
+  }
+}
+
+function stdoutFailed(error: NodeJS.ErrnoException): void {
+  // `| head` has seen enough.
+  if (error.code === "EPIPE") process.exit(0);
+  console.error(`error: cannot write to stdout: ${reason(error.code ?? error.message)}`);
+  process.exit(1);
+}
+
+function readFlags(flags: Flags): Record<string, unknown> {
+  const { values } = parse(flags);
+  for (const [name, flag] of Object.entries(flags)) {
+    if (flag.type === "boolean") {
+      values[name] ??= false;
+      continue;
+    }
+    const fromEnv = flag.env === undefined ? undefined : process.env[flag.env] || undefined;
+    const label = values[name] === undefined && fromEnv !== undefined ? flag.env : `--${name}`;
+    const text = values[name] ?? fromEnv;
+    const given = text ?? flag.default;
+    values[name] = given === undefined ? undefined : valueOf(flag, label!, String(given));
+  }
+  return values;
+}
+
+function parse(flags: Flags): { values: Record<string, unknown> } {
+  const options: Record<string, { type: "boolean" | "string" }> = { help: { type: "boolean" } };
+  for (const [name, { type }] of Object.entries(flags)) {
+    options[name] = { type: type === "boolean" ? "boolean" : "string" };
+  }
+  try {
+    return parseArgs({ args: process.argv.slice(2), options, allowPositionals: false });
+  } catch (error) {
+    // Behind the first sentence comes advice on `--` that no script here can use.
+    const [line = ""] = (error as Error).message.split(/\. |\n/);
+    throw new Error(`${line.replace(/\.$/, "")} (see --help)`);
+  }
+}
+
+function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: string) {
+  if (flag.type === "string") {
+    if (text === "") throw new Error(`${label} must not be empty`);
+    return text;
+  }
+  if (flag.type === "numbers") {
+    const numbers = text.split(",").map((number) => number.trim());
+    const bad = numbers.find((number) => !/^-?\d+(\.\d+)?$/.test(number));
+    if (bad === undefined) return numbers;
+    throw new Error(`${label} must be numbers with commas between them, not "${text}"`);
+  }
+  const number = Number(text);
+  const plain = flag.type === "seconds" ? /^\d+(\.\d+)?$/ : /^\d+$/;
+  const max = flag.type === "port" ? 65_535 : Number.MAX_SAFE_INTEGER;
+  if (plain.test(text) && number >= flag.min && number <= max) return number;
+  const kind = flag.type === "seconds" ? "a number of seconds" : "a whole number";
+  const range = flag.type === "port" ? `from ${flag.min} to ${max}` : `of at least ${flag.min}`;
+  throw new Error(`${label} must be ${kind} ${range}, not "${text}"`);
+}
+
+function helpText(help: string, flags: Flags): string {
+  const rows = Object.entries(flags).map(([name, flag]) => {
+    if (flag.type === "boolean") return [`--${name}`, flag.about];
+    const takes = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", seconds: "SECONDS" }[
+      flag.type
+    ];
+    const notes = [
+      flag.default === undefined ? "" : `default: ${flag.default}`,
+      flag.env === undefined ? "" : `environment: ${flag.env}`,
+    ].filter(Boolean);
+    const note = notes.length > 0 ? ` (${notes.join(", ")})` : "";
+    return [`--${name} ${takes}`, flag.about + note];
+  });
+  rows.push(["--help", "this text"]);
+  const width = Math.max(...rows.map(([left]) => left!.length));
+  const lines = rows.map(([left, right]) => `  ${left!.padEnd(width)}  ${right}`);
+  return `${help.trim()}\n\nFlags:\n${lines.join("\n")}\n`;
+}

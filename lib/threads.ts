@@ -1,0 +1,158 @@
+// Real OS threads for a server: a fixed pool of Workers, each with its own accept loop on the same
+// port. (A thread for every connection, as in the tutorials, cannot grow with the connections.)
+//
+// On Linux the sockets of one port share it (SO_REUSEPORT) and the kernel spreads the connections.
+// Elsewhere, or with `relay`, the main thread accepts, and passes the bytes on to the Workers over
+// loopback; the first thing it sends is who the client is.
+//
+// One script file holds both sides:
+//
+//     if (Bun.isMainThread) await startThreads(import.meta.url, { port, threads, signal });
+//     else await acceptLoop(echo);
+
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { parentPort, Worker, workerData } from "node:worker_threads";
+
+import { warn } from "./cli.ts";
+import { type Address, connect, listen, type Socket } from "./socket.ts";
+
+export interface ThreadOptions {
+  host?: string;
+  port: number;
+  /** How many Workers. */
+  threads: number;
+  /** Accept in the main thread, and relay. Default: where the kernel does not spread connections. */
+  relay?: boolean;
+  /** Stops accepting; each Worker ends with its last connection. */
+  signal: AbortSignal;
+}
+
+/** What a Worker is told when it starts. With `secret`, it serves the main thread's relay alone. */
+interface Job {
+  host: string;
+  port: number;
+  secret: string | null;
+}
+
+/** What the relay sends a Worker before the client's bytes: JSON, filled up with blanks. */
+const PREFACE_BYTES = 160;
+
+interface Thread {
+  worker: Worker;
+  /** Where it listens. */
+  address: Address;
+}
+
+/**
+ * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
+ * when all of them accept. A Worker that dies takes its connections with it; it is replaced, and
+ * stderr says so.
+ *
+ * Rejects as `listen` throws: a port that anybody listens on already is in use, threads or not.
+ */
+export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
+  const { host, port, threads, signal, relay = process.platform !== "linux" } = options;
+  // Without SO_REUSEPORT: it would share the port with a second copy of this program.
+  const server = listen({ host, port, signal });
+  const { address } = server;
+  if (!relay) server.close();
+  const job: Job = relay
+    ? { host: "127.0.0.1", port: 0, secret: randomUUID() }
+    : { ...address, secret: null };
+
+  const pool: Thread[] = [];
+  const replace = async (slot: number, why: string) => {
+    if (signal.aborted) return;
+    warn(`a thread has died (${why}); another takes its place`);
+    pool[slot] = await start(slot);
+  };
+  const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
+  const slots = Array.from({ length: threads }, (_, slot) => slot);
+  pool.push(...(await Promise.all(slots.map(start))));
+
+  if (relay) {
+    const preface = (client: Address) => JSON.stringify({ secret: job.secret, client });
+    let turn = 0;
+    const dispatch = async () => {
+      for await (const conn of server) {
+        const { port } = pool[turn++ % threads]!.address;
+        relayTo(port, conn, preface(conn.remoteAddress)).catch(warn);
+      }
+    };
+    dispatch();
+  }
+  return address;
+}
+
+/**
+ * A Worker's side: accepts connections and hands each to `serve`, until the main thread stops it.
+ * When `serve` ends, its connection is closed; when it throws, that is told on stderr, and only
+ * this connection ends.
+ */
+export async function acceptLoop(serve: (conn: Socket) => Promise<void>): Promise<void> {
+  const { host, port, secret } = workerData as Job;
+  const server = listen({ host, port, reusePort: secret === null });
+  const run = async (conn: Socket) => {
+    using _closedAtTheEnd = conn;
+    if (secret !== null) await takePreface(conn, secret);
+    await serve(conn);
+  };
+  parentPort!.once("message", () => {
+    server.close();
+    parentPort!.close();
+  });
+  parentPort!.postMessage(server.address);
+  for await (const conn of server) run(conn).catch(warn);
+}
+
+// Resolves when the Worker accepts connections, rejects when it ends before that.
+async function startThread(
+  script: string,
+  job: Job,
+  signal: AbortSignal,
+  died: (why: string) => void,
+): Promise<Thread> {
+  const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
+  let why = "";
+  worker.on("error", (error: Error) => (why = error.message.trim()));
+  const stop = () => worker.postMessage("stop");
+  const ended = once(worker, "exit").then(([code]) => {
+    signal.removeEventListener("abort", stop);
+    why ||= `exit ${code}`;
+  });
+  const [address] = await Promise.race([
+    once(worker, "message"),
+    ended.then(() => Promise.reject(new Error(`a thread could not start: ${why}`))),
+  ]);
+  if (signal.aborted) stop();
+  else signal.addEventListener("abort", stop, { once: true });
+  ended.then(() => died(why));
+  return { worker, address };
+}
+
+// ---- the relay
+
+async function relayTo(port: number, conn: Socket, preface: string): Promise<void> {
+  using client = conn;
+  using thread = await connect({ port });
+  try {
+    await thread.sendAll(preface.padEnd(PREFACE_BYTES));
+    await Promise.all([pump(client, thread), pump(thread, client)]);
+  } catch {
+    // One side broke: the other is told the same way.
+    client.reset();
+    thread.reset();
+  }
+}
+
+async function pump(from: Socket, to: Socket): Promise<void> {
+  for await (const chunk of from) await to.sendAll(chunk);
+  to.shutdown("write");
+}
+
+async function takePreface(conn: Socket, secret: string): Promise<void> {
+  const preface = JSON.parse(String(await conn.recvExactly(PREFACE_BYTES)));
+  if (preface.secret !== secret) throw new Error("a connection that the relay did not make");
+  Object.defineProperty(conn, "remoteAddress", { value: preface.client });
+}

@@ -1,0 +1,32 @@
+const help = `
+Basic echo client: asks for a line, sends it, prints what comes back, and exits.
+Documented in tutorial 000, "간단한 에코서버".
+
+  terminal 1:  bun run scripts/echo-server.ts
+  terminal 2:  bun run scripts/echo-client.ts
+`;
+
+import { cli, clientFlags, print, write } from "../lib/cli.ts";
+import { connect } from "../lib/socket.ts";
+
+const { host, port, message, signal } = cli(help, {
+  ...clientFlags(4000),
+  message: { type: "string", about: "send this instead of asking" },
+});
+
+using conn = await connect({ host, port, signal });
+await conn.sendAll(message ?? (await ask(":")));
+
+// Our FIN says that this was all. The server's FIN, which ends the loop, says so of the reply: in
+// how many pieces it comes is up to the network, and a piece may end in the middle of a character.
+conn.shutdown("write");
+const decoder = new TextDecoder();
+await write(">");
+for await (const piece of conn) await write(decoder.decode(piece, { stream: true }));
+await print(decoder.decode());
+
+async function ask(prompt: string): Promise<string> {
+  await write(prompt);
+  for await (const line of console) return line;
+  return "";
+}

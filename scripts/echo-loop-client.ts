@@ -1,0 +1,33 @@
+const help = `
+Looping echo client: sends line after line and prints each reply. An empty line closes.
+Documented in tutorial 000, "변형 : 에코서버2".
+
+  terminal 1:  bun run scripts/echo-loop-server.ts
+  terminal 2:  bun run scripts/echo-loop-client.ts
+`;
+
+import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { connect } from "../lib/socket.ts";
+
+const { host, port, signal } = cli(help, clientFlags(4000));
+using conn = await connect({ host, port, signal });
+
+// Nobody receives while we wait for the keyboard. If the server closes meanwhile, we want to know.
+const closed = `${formatAddress(conn.remoteAddress)} has closed the connection`;
+conn.waitReadable().then(
+  () => fail(closed),
+  () => {}, // we closed first
+);
+
+for await (const line of console) {
+  // In the tutorial the client sends an empty string here, for the server to receive. But that
+  // sends nothing at all: what the server receives is the end of the connection, from close().
+  if (line === "") break;
+
+  // Receiving goes on while we send: with a line larger than the kernel's buffers, both sides would
+  // otherwise wait for the other to receive, for ever.
+  const bytes = Buffer.from(line);
+  const [reply] = await Promise.all([conn.recvExactly(bytes.length), conn.sendAll(bytes)]);
+  await print(String(reply));
+}

@@ -1,0 +1,34 @@
+const help = `
+Looping echo server: sends back whatever one client sends, until the client closes.
+Documented in tutorial 000, "변형 : 에코서버2".
+
+  terminal 1:  bun run scripts/echo-loop-server.ts
+  terminal 2:  bun run scripts/echo-loop-client.ts
+`;
+
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+
+const { host, port, forever, signal } = cli(help, {
+  ...serverFlags(4000),
+  forever: { type: "boolean", about: "go on with the next client instead of exiting" },
+});
+
+using server = listen({ host, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+
+if (forever) for await (const conn of server) await echo(conn).catch(warn);
+else await echo(await server.accept());
+
+async function echo(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  // A chunk may end in the middle of a character: a streaming decoder keeps the half for the next.
+  const decoder = new TextDecoder();
+  for (;;) {
+    const chunk = await conn.recv(1024);
+    if (chunk.length === 0) break; // the client has closed, or shut down its sending side
+    await print(decoder.decode(chunk, { stream: true }));
+    await conn.sendAll(chunk);
+  }
+}

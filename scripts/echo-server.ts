@@ -1,0 +1,31 @@
+const help = `
+Basic echo server: accepts one connection, receives once, sends the same bytes back, and exits.
+Documented in tutorial 000, "간단한 에코서버".
+
+  terminal 1:  bun run scripts/echo-server.ts
+  terminal 2:  bun run scripts/echo-client.ts
+`;
+
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+
+const { host, port, forever, signal } = cli(help, {
+  ...serverFlags(4000),
+  forever: { type: "boolean", about: "go on with the next client instead of exiting" },
+});
+
+using server = listen({ host, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+
+// One client after another: whoever comes meanwhile waits in the server's backlog.
+if (forever) for await (const conn of server) await echo(conn).catch(warn);
+else await echo(await server.accept());
+
+async function echo(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  // Up to 1024 bytes of what the client has sent: all of it, if it fits and was sent in one piece.
+  const message = await conn.recv(1024);
+  await print(new TextDecoder().decode(message));
+  await conn.sendAll(message);
+}

@@ -1,0 +1,32 @@
+const help = `
+Threaded echo server: many clients at once, each served by one of a fixed number of threads.
+Documented in tutorial 000, "변형 : 다중 접속 에코 서버".
+
+  terminal 1:  bun run scripts/echo-threaded-server.ts
+  terminal 2:  bun run scripts/echo-loop-client.ts        (and a third terminal, and a fourth)
+`;
+
+import { availableParallelism } from "node:os";
+
+import { cli, print, serverFlags } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import type { Socket } from "../lib/socket.ts";
+import { acceptLoop, startThreads } from "../lib/threads.ts";
+
+const { host, port, threads, relay, signal } = cli(help, {
+  ...serverFlags(4000),
+  threads: { type: "count", default: availableParallelism(), min: 1, about: "how many threads" },
+  relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
+});
+
+async function echo(conn: Socket): Promise<void> {
+  for await (const chunk of conn) await conn.sendAll(chunk);
+}
+
+// This file runs once in the main thread, and once more in each of the threads.
+if (Bun.isMainThread) {
+  const address = await startThreads(import.meta.url, { host, port, threads, relay, signal });
+  print(`listening on ${formatAddress(address)}`);
+} else {
+  await acceptLoop(echo);
+}

@@ -1,0 +1,40 @@
+const help = `
+Threaded reply server: answers everything it receives with "Received: " and the same again, for many
+clients at once, each served by one of a fixed number of threads.
+Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
+
+  terminal 1:  bun run scripts/reply-threaded-server.ts
+  terminal 2:  nc 127.0.0.1 8080                           (and a third terminal, and a fourth)
+`;
+
+import { availableParallelism } from "node:os";
+
+import { cli, print, serverFlags } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import type { Socket } from "../lib/socket.ts";
+import { acceptLoop, startThreads } from "../lib/threads.ts";
+
+const { host, port, threads, relay, signal } = cli(help, {
+  ...serverFlags(8080),
+  threads: { type: "count", default: availableParallelism(), min: 1, about: "how many threads" },
+  relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
+});
+
+async function reply(conn: Socket): Promise<void> {
+  await print(`Client connected: ${formatAddress(conn.remoteAddress)}`);
+  for (;;) {
+    const data = await conn.recv(1024);
+    if (data.length === 0) break; // the client will send no more
+    // Bytes, not text: what we received may end in the middle of a character.
+    await conn.sendAll(Buffer.concat([Buffer.from("Received: "), data]));
+  }
+}
+
+// This file runs once in the main thread, and once more in each of the threads.
+if (Bun.isMainThread) {
+  const address = await startThreads(import.meta.url, { host, port, threads, relay, signal });
+  print("Server is running...");
+  print(`listening on ${formatAddress(address)}`);
+} else {
+  await acceptLoop(reply);
+}

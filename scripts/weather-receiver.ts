@@ -1,0 +1,58 @@
+const help = `
+Weather station: prints the temperatures that sensors send, one line each, for any number of
+sensors at once, for ever.
+Documented in tutorial 001, "Server".
+
+  terminal 1:  bun run scripts/weather-receiver.ts
+  terminal 2:  bun run scripts/weather-sender.ts
+`;
+
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+
+/** A sensor that sends more than this without a newline is not sending readings. */
+const MAX_READING = 1024;
+
+const { host, port, signal } = cli(help, {
+  ...serverFlags(23456),
+  host: {
+    type: "string",
+    env: "HOST",
+    about: "address to listen on (default: this machine's own)",
+  },
+});
+const ip = host ?? (await ownAddress());
+print(`working on ${gethostname()} (${await getfqdn()}) with ${ip}`);
+
+print(`starting up on ${ip} port ${port}`);
+using server = listen({ host: ip, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+
+print("waiting for a connection");
+for await (const conn of server) {
+  print(`connection from ${formatAddress(conn.remoteAddress)}`);
+  receive(conn).catch(warn); // not awaited: the next sensor need not wait for this one
+  print("waiting for a connection");
+}
+
+async function receive(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  // 64 bytes may hold a reading and a half, or end within a character: what is cut off waits here.
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const chunk = await conn.recv(64);
+    if (chunk.length === 0) break;
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) await print(`Data: ${line}`);
+    if (rest.length > MAX_READING) {
+      const sensor = formatAddress(conn.remoteAddress);
+      return warn(`connection with ${sensor}: a reading of over ${MAX_READING} characters`);
+    }
+  }
+  if (rest !== "") await print(`Data: ${rest}`);
+  await print("no more data.");
+}

@@ -1,0 +1,34 @@
+const help = `
+Weather sensor: sends six temperatures to the weather station, two seconds apart, and closes.
+Documented in tutorial 001, "Client".
+
+  terminal 1:  bun run scripts/weather-receiver.ts
+  terminal 2:  bun run scripts/weather-sender.ts
+`;
+
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { cli, clientFlags, print } from "../lib/cli.ts";
+import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
+import { connect } from "../lib/socket.ts";
+
+const { host, port, readings, interval, signal } = cli(help, {
+  ...clientFlags(23456),
+  host: { type: "string", about: "the station's address or name (default: this machine's own)" },
+  readings: { type: "numbers", default: "15,22,21,26,25,19", about: "the temperatures to send" },
+  interval: { type: "seconds", default: 2, min: 0, about: "time after each" },
+});
+const ip = host ?? (await ownAddress());
+print(`connecting to ${gethostname()} (${await getfqdn()}) with ${ip}`);
+using conn = await connect({ host: ip, port, signal });
+
+for (const reading of readings) {
+  await print(`data: ${reading}`);
+  await conn.sendAll(`temperature: ${reading}\n`);
+  await sleep(interval * 1000, undefined, { signal });
+}
+
+// Sent is not received. So we say that this was all, and wait for the station to close in turn,
+// which it does when it has read everything: had it died on the way, this would tell us.
+conn.shutdown("write");
+await conn.recv(1);
