@@ -2,6 +2,7 @@
 // exit codes, and printing that notices when nobody reads any more.
 
 import { getSystemErrorMap, parseArgs } from "node:util";
+import { parentPort } from "node:worker_threads";
 
 import { formatAddress, SocketError } from "./errors.ts";
 
@@ -71,7 +72,6 @@ export function cli<const F extends Flags>(
   const stop = new AbortController();
   if (Bun.isMainThread) {
     stopOnSignals(stop);
-    process.stdout.on("error", stdoutFailed);
     const tell = (error: unknown) => {
       // What was under way when the signal came ends because of it.
       if (!stop.signal.aborted) fail(error);
@@ -82,7 +82,7 @@ export function cli<const F extends Flags>(
   try {
     const { help: wanted, ...values } = readFlags(flags);
     if (wanted) {
-      process.stdout.write(helpText(help, flags));
+      console.log(helpText(help, flags));
       process.exit(0);
     }
     return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
@@ -92,14 +92,29 @@ export function cli<const F extends Flags>(
   }
 }
 
-/** Writes a line to stdout; resolves when it has gone, so that a reader who is slow slows us down. */
+/** Writes a line to stdout. Resolves when it is out: a reader who is slow slows down who awaits it. */
 export function print(line: string): Promise<void> {
   return write(`${line}\n`);
 }
 
-/** Writes text to stdout as it is. */
-export function write(text: string): Promise<void> {
-  return new Promise((resolve) => process.stdout.write(text, () => resolve()));
+/** What a thread that can print no more says to the main thread: see `lib/threads.ts`. */
+export const STDOUT_CLOSED = "stdout closed";
+
+let stdout: Bun.FileSink | undefined;
+
+/** Writes text to stdout as it is. When nobody reads it any more (`| head`), the process ends. */
+export async function write(text: string): Promise<void> {
+  try {
+    stdout ??= Bun.stdout.writer();
+    stdout.write(text);
+    await stdout.flush();
+  } catch (error) {
+    const { code = "" } = error as { code?: string };
+    if (code !== "EPIPE") console.error(`error: cannot write to stdout: ${reason(code)}`);
+    // A thread cannot end the process; the main thread can, and is told.
+    if (parentPort !== null) parentPort.postMessage(STDOUT_CLOSED);
+    else process.exit(code === "EPIPE" ? 0 : 1);
+  }
 }
 
 /** Tells of an error that ended one connection and nothing else. */
@@ -114,7 +129,7 @@ export function fail(error: unknown): void {
   if (failing) return;
   failing = true;
   console.error(`error: ${describe(error)}`);
-  process.stdout.write("", () => process.exit(1));
+  write("").finally(() => process.exit(1));
 }
 
 /** An error as a person wants it told; one that is our own mistake keeps its stack. */
@@ -151,13 +166,6 @@ function stopOnSignals(stop: AbortController): void {
       setTimeout(() => process.exit(0), GRACE_MS).unref();
     });
   }
-}
-
-function stdoutFailed(error: NodeJS.ErrnoException): void {
-  // `| head` has seen enough.
-  if (error.code === "EPIPE") process.exit(0);
-  console.error(`error: cannot write to stdout: ${reason(error.code ?? error.message)}`);
-  process.exit(1);
 }
 
 function readFlags(flags: Flags): Record<string, unknown> {
@@ -226,5 +234,5 @@ function helpText(help: string, flags: Flags): string {
   rows.push(["--help", "this text"]);
   const width = Math.max(...rows.map(([left]) => left!.length));
   const lines = rows.map(([left, right]) => `  ${left!.padEnd(width)}  ${right}`);
-  return `${help.trim()}\n\nFlags:\n${lines.join("\n")}\n`;
+  return `${help.trim()}\n\nFlags:\n${lines.join("\n")}`;
 }

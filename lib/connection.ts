@@ -82,15 +82,18 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   #least = 0;
   #most = 0;
 
-  /** @internal Use `connect()` or `server.accept()`. `bound`: the address the server listens on. */
-  constructor(handle: Handle, bound?: Address) {
+  /** @internal Use `connect()` or `server.accept()`. The addresses: as far as they are known. */
+  constructor(handle: Handle, local: Address, remote?: Address) {
     this.#handle = handle;
     handle.data = this;
-    // Bun forgets the addresses when the connection ends, so they are read now.
-    this.#remoteHost = handle.remoteAddress;
-    this.#remotePort = handle.remotePort;
-    const wildcard = bound === undefined || bound.host === "0.0.0.0" || bound.host === "::";
-    this.#local = wildcard ? { host: handle.localAddress, port: handle.localPort } : bound;
+    // Bun forgets the addresses when the connection ends, which may be before we hear that it began.
+    this.#remoteHost = handle.remoteAddress ?? remote?.host;
+    this.#remotePort = handle.remotePort ?? remote?.port;
+    const { host, port } = local;
+    this.#local =
+      host === "0.0.0.0" || host === "::"
+        ? { host: handle.localAddress ?? host, port: handle.localPort ?? port }
+        : local;
   }
 
   /** Our end: Python's `getsockname()`. */

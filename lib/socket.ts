@@ -36,6 +36,8 @@ export interface ConnectOptions {
   signal?: AbortSignal;
 }
 
+const ANY: Address = { host: "0.0.0.0", port: 0 };
+
 /**
  * Opens a server: Python's `socket()`, `bind()` and `listen()` in one; bind(2), listen(2).
  *
@@ -71,7 +73,8 @@ export async function connect({ host, port, timeout, signal }: ConnectOptions): 
 
   // Bun cannot call off an attempt: one that nobody waits for any more is reset when it succeeds.
   let waiting = true;
-  const opened = (handle: Handle) => (waiting ? resolve(new Socket(handle)) : handle.terminate());
+  const opened = (handle: Handle) =>
+    waiting ? resolve(new Socket(handle, ANY, address)) : handle.terminate();
   const data: Owner = { opened };
   const target = { hostname: address.host, port, allowHalfOpen: true };
   Bun.connect({ ...target, data, socket: Socket.handlers }).catch((cause) =>

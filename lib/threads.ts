@@ -11,11 +11,10 @@
 //     else await acceptLoop(echo);
 
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
-import { warn } from "./cli.ts";
-import { type Address, connect, listen, type Socket } from "./socket.ts";
+import { STDOUT_CLOSED, warn } from "./cli.ts";
+import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
 
 export interface ThreadOptions {
   host?: string;
@@ -38,12 +37,6 @@ interface Job {
 /** What the relay sends a Worker before the client's bytes: JSON, filled up with blanks. */
 const PREFACE_BYTES = 160;
 
-interface Thread {
-  worker: Worker;
-  /** Where it listens. */
-  address: Address;
-}
-
 /**
  * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
  * when all of them accept. A Worker that dies takes its connections with it; it is replaced, and
@@ -61,27 +54,15 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
     ? { host: "127.0.0.1", port: 0, secret: randomUUID() }
     : { ...address, secret: null };
 
-  const pool: Thread[] = [];
-  const replace = async (slot: number, why: string) => {
+  const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
+  const replace = (slot: number, why: string) => {
     if (signal.aborted) return;
     warn(`a thread has died (${why}); another takes its place`);
-    pool[slot] = await start(slot);
+    pool[slot] = start(slot);
   };
-  const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
-  const slots = Array.from({ length: threads }, (_, slot) => slot);
-  pool.push(...(await Promise.all(slots.map(start))));
-
-  if (relay) {
-    const preface = (client: Address) => JSON.stringify({ secret: job.secret, client });
-    let turn = 0;
-    const dispatch = async () => {
-      for await (const conn of server) {
-        const { port } = pool[turn++ % threads]!.address;
-        relayTo(port, conn, preface(conn.remoteAddress)).catch(warn);
-      }
-    };
-    dispatch();
-  }
+  const pool = Array.from({ length: threads }, (_, slot) => start(slot));
+  await Promise.all(pool);
+  if (relay) relayAll(server, pool, job.secret!);
   return address;
 }
 
@@ -106,36 +87,55 @@ export async function acceptLoop(serve: (conn: Socket) => Promise<void>): Promis
   for await (const conn of server) run(conn).catch(warn);
 }
 
-// Resolves when the Worker accepts connections, rejects when it ends before that.
+// Resolves with where the Worker listens when it does, rejects when it ends before that.
 async function startThread(
   script: string,
   job: Job,
   signal: AbortSignal,
   died: (why: string) => void,
-): Promise<Thread> {
+): Promise<Address> {
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
-  let why = "";
-  worker.on("error", (error: Error) => (why = error.message.trim()));
   const stop = () => worker.postMessage("stop");
-  const ended = once(worker, "exit").then(([code]) => {
-    signal.removeEventListener("abort", stop);
-    why ||= `exit ${code}`;
+  let why = "";
+  // Bun's message is the whole report, with a piece of the source before the line that counts.
+  worker.on(
+    "error",
+    ({ message }: Error) => (why = message.match(/^error: (.*)/m)?.[1] ?? message),
+  );
+  const ended = new Promise<void>((resolve) => {
+    worker.on("exit", (code) => {
+      signal.removeEventListener("abort", stop);
+      why ||= `exit ${code}`;
+      resolve();
+    });
   });
-  const [address] = await Promise.race([
-    once(worker, "message"),
-    ended.then(() => Promise.reject(new Error(`a thread could not start: ${why}`))),
+  const address = await Promise.race([
+    new Promise<Address>((resolve) => {
+      worker.on("message", (message) => {
+        if (message === STDOUT_CLOSED) process.exit(0);
+        resolve(message);
+      });
+    }),
+    ended.then(() => Promise.reject(`a thread could not start: ${why}`)),
   ]);
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop, { once: true });
   ended.then(() => died(why));
-  return { worker, address };
+  return address;
 }
 
 // ---- the relay
 
-async function relayTo(port: number, conn: Socket, preface: string): Promise<void> {
+// Each connection goes to the next Worker in turn; one that is being replaced is waited for.
+async function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string) {
+  let turn = 0;
+  for await (const conn of server) relayTo(pool[turn++ % pool.length]!, conn, secret).catch(warn);
+}
+
+async function relayTo(address: Promise<Address>, conn: Socket, secret: string): Promise<void> {
   using client = conn;
-  using thread = await connect({ port });
+  using thread = await connect(await address);
+  const preface = JSON.stringify({ secret, client: client.remoteAddress });
   try {
     await thread.sendAll(preface.padEnd(PREFACE_BYTES));
     await Promise.all([pump(client, thread), pump(thread, client)]);

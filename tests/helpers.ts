@@ -1,0 +1,184 @@
+// What the tests share: processes that never outlive their test, connected pairs, and CPython.
+
+import { fileURLToPath } from "node:url";
+import { test } from "bun:test";
+
+import { connect, listen, type Socket } from "../lib/socket.ts";
+
+/** For `setDefaultTimeout`: machines may be slow, and a test that hangs shall end all the same. */
+export const PATIENCE_MS = 30_000;
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const python3 = Bun.which("python3");
+
+/** A test with CPython as the peer. */
+export function testPython(name: string, body: () => Promise<void>): void {
+  if (python3 === null) test.skip(`${name} (skipped: no python3)`, body);
+  else test(name, body);
+}
+
+/** A process whose output can be waited for, line by line. Disposing of it kills it. */
+export class Process implements AsyncDisposable {
+  stdout = "";
+  stderr = "";
+  readonly #process: Bun.Subprocess<"pipe", "pipe", "pipe">;
+  readonly #closed: Promise<unknown>;
+  #output = Promise.withResolvers<void>();
+
+  constructor(command: string[], env: Record<string, string> = {}) {
+    this.#process = Bun.spawn(command, {
+      cwd: root,
+      env: { ...process.env, HOST: "", PORT: "", NO_COLOR: "1", ...env },
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    this.#closed = Promise.all([this.#read("stdout"), this.#read("stderr")]);
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** Waits until the output matches; fails with the output when the process ends without it. */
+  async until(pattern: RegExp, stream: "stdout" | "stderr" = "stdout"): Promise<RegExpMatchArray> {
+    let ended = false;
+    this.#closed.then(() => {
+      ended = true;
+      this.#output.resolve();
+    });
+    for (;;) {
+      const match = this[stream].match(pattern);
+      if (match !== null) return match;
+      if (ended) throw new Error(`no ${pattern} in:\n${this.stdout}\n${this.stderr}`);
+      await this.#output.promise;
+    }
+  }
+
+  /** The port that it printed: `listening on HOST:PORT`, or CPython's bare number. */
+  async port(): Promise<number> {
+    return Number((await this.until(/^(?:listening on .*:)?(\d+)\n/m))[1]);
+  }
+
+  /** Types into its stdin. */
+  type(text: string): void {
+    this.#process.stdin.write(text);
+    this.#process.stdin.flush();
+  }
+
+  /** Ends its stdin. */
+  async endInput(): Promise<void> {
+    await this.#process.stdin.end();
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
+  /** Its exit code (128 + the signal's number if one killed it), when all its output is here too. */
+  async exit(): Promise<number> {
+    await this.#closed;
+    return this.#process.exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.#process.exited;
+  }
+
+  async #read(stream: "stdout" | "stderr"): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of this.#process[stream]) {
+      this[stream] += decoder.decode(chunk, { stream: true });
+      this.#output.resolve();
+      this.#output = Promise.withResolvers<void>();
+    }
+  }
+}
+
+/** `bun run scripts/NAME.ts ARGS`. */
+export function script(
+  name: string,
+  args: string[] = [],
+  env: Record<string, string> = {},
+): Process {
+  return new Process([process.execPath, "run", `scripts/${name}.ts`, ...args], env);
+}
+
+/** A CPython program. `listen()` gives it a listening socket whose port is printed. */
+export function python(code: string, ...args: (string | number)[]): Process {
+  const prelude = `
+import socket, struct, sys, threading, time
+def listen(backlog=128, host="127.0.0.1", family=socket.AF_INET):
+    s = socket.socket(family); s.bind((host, 0)); s.listen(backlog)
+    print(s.getsockname()[1], flush=True)
+    return s
+def connect(port):
+    return socket.create_connection(("127.0.0.1", int(port)))
+def reset(conn):
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); conn.close()
+def recv_all(conn):
+    data = b""
+    while chunk := conn.recv(65536): data += chunk
+    return data
+`;
+  return new Process([python3!, "-u", "-c", prelude + code, ...args.map(String)]);
+}
+
+/** Two ends of one connection over the lib. Disposing of it closes both. */
+export async function pair(
+  host = "127.0.0.1",
+): Promise<Disposable & { near: Socket; far: Socket }> {
+  using server = listen({ host, port: 0 });
+  const [near, far] = await Promise.all([
+    connect({ host, port: server.address.port }),
+    server.accept(),
+  ]);
+  return {
+    near,
+    far,
+    [Symbol.dispose]() {
+      near.close();
+      far.close();
+    },
+  };
+}
+
+/** Sends until the kernel takes no more; gives the number of bytes that it took. */
+export function fill(conn: Socket): number {
+  const block = new Uint8Array(1 << 20);
+  let total = 0;
+  for (let sent = conn.trySend(block); sent > 0; sent = conn.trySend(block)) total += sent;
+  return total;
+}
+
+/** Receives to EOF. */
+export async function recvAll(conn: Socket): Promise<Buffer> {
+  return Buffer.concat(await Array.fromAsync(conn));
+}
+
+/** One turn of the event loop. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** The error that a promise or a call fails with. */
+export async function failure(call: Promise<unknown> | (() => unknown)): Promise<any> {
+  try {
+    await (typeof call === "function" ? call() : call);
+  } catch (error) {
+    return error;
+  }
+  throw new Error("it did not fail");
+}
+
+/** Bytes that tell where they are from: no two places of the stream look alike. */
+export function pattern(bytes: number, seed = 1): Buffer {
+  const buffer = Buffer.alloc(bytes);
+  let state = seed;
+  for (let i = 0; i < bytes; i++) {
+    state = (state * 1_103_515_245 + 12_345) & 0x7fffffff;
+    buffer[i] = state >> 16;
+  }
+  return buffer;
+}

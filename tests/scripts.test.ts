@@ -1,0 +1,541 @@
+// Every script as a real process, against its partner, against CPython, and against bad input.
+
+import { readdirSync } from "node:fs";
+import { describe, expect, test, setDefaultTimeout } from "bun:test";
+
+import { connect } from "../lib/socket.ts";
+import {
+  failure,
+  pattern,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+  PATIENCE_MS,
+} from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+const scripts = readdirSync(new URL("../scripts", import.meta.url), { withFileTypes: true })
+  .filter((entry) => entry.name.endsWith(".ts"))
+  .map((entry) => entry.name.replace(".ts", ""));
+const servers = scripts.filter((name) => /server$|receiver$/.test(name));
+const clients = scripts.filter((name) => /client$|sender$/.test(name));
+
+// A client as the tutorials write it: one send, one recv; or line after line.
+const pythonClient = `
+conn = connect(sys.argv[1])
+for text in sys.argv[2:]:
+    conn.sendall(text.encode())
+    got = b""
+    while len(got) < len(text.encode()): got += conn.recv(1024)
+    print("got", got.decode(), flush=True)
+conn.close()`;
+
+describe("echo-server and echo-client", () => {
+  test("one message, and both exit", async () => {
+    await using server = script("echo-server", ["--port", "0"]);
+    const port = await server.port();
+    await using client = script("echo-client", ["--port", `${port}`]);
+    await client.until(/^:/);
+    client.type("안녕 hello\n");
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe(":>안녕 hello\n");
+    expect(await server.exit()).toBe(0);
+    expect(server.stdout).toBe(`listening on 127.0.0.1:${port}\n안녕 hello\n`);
+    expect(server.stderr + client.stderr).toBe("");
+  });
+
+  test("--message asks nothing, --forever goes on with the next client", async () => {
+    await using server = script("echo-server", ["--port", "0", "--forever"]);
+    const port = await server.port();
+    for (const message of ["one", "둘", "three"]) {
+      await using client = script("echo-client", ["--port", `${port}`, "--message", message]);
+      expect(await client.exit()).toBe(0);
+      expect(client.stdout).toBe(`>${message}\n`);
+    }
+    const rude = await connect({ port });
+    rude.reset(); // accepted by now, or not: one or the other, the next one is served
+    await using client = script("echo-client", ["--port", `${port}`, "--message", "still there"]);
+    expect(await client.exit()).toBe(0);
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(0);
+  });
+
+  test("an empty line, and the end of input, send nothing", async () => {
+    for (const input of ["\n", ""]) {
+      await using server = script("echo-server", ["--port", "0"]);
+      await using client = script("echo-client", ["--port", `${await server.port()}`]);
+      client.type(input);
+      await client.endInput();
+      expect(await client.exit()).toBe(0);
+      expect(client.stdout).toBe(":>\n");
+      expect(await server.exit()).toBe(0);
+    }
+  });
+
+  testPython("each with CPython on the other side", async () => {
+    await using server = script("echo-server", ["--port", "0"]);
+    await using theirs = python(pythonClient, await server.port(), "안녕");
+    await theirs.until(/got 안녕/);
+    expect(await server.exit()).toBe(0);
+
+    await using python3 = python(`
+conn, _ = listen(1).accept()
+message = conn.recv(1024); print("got", message.decode()); conn.sendall(message); conn.close()`);
+    const port = `${await python3.port()}`;
+    await using client = script("echo-client", ["--port", port, "--message", "여보세요"]);
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe(">여보세요\n");
+    await python3.until(/got 여보세요/);
+  });
+
+  testPython("the reply may come in pieces, cut within a character", async () => {
+    await using server = python(`
+conn, _ = listen(1).accept()
+for byte in conn.recv(1024): conn.sendall(bytes([byte])); time.sleep(0.002)
+conn.close()`);
+    const port = `${await server.port()}`;
+    await using client = script("echo-client", ["--port", port, "--message", "한국어"]);
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe(">한국어\n");
+  });
+});
+
+describe("echo-loop-server and echo-loop-client", () => {
+  test("line by line, until an empty one", async () => {
+    await using server = script("echo-loop-server", ["--port", "0"]);
+    await using client = script("echo-loop-client", ["--port", `${await server.port()}`]);
+    for (const line of ["first", "둘째", "third"]) {
+      client.type(`${line}\n`);
+      await client.until(new RegExp(`^${line}$`, "m"));
+    }
+    client.type("\n");
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe("first\n둘째\nthird\n");
+    expect(await server.exit()).toBe(0);
+    expect(server.stdout).toEndWith("\nfirst\n둘째\nthird\n");
+  });
+
+  test("a line larger than every buffer comes back whole; end of input closes", async () => {
+    await using server = script("echo-loop-server", ["--port", "0"]);
+    await using client = script("echo-loop-client", ["--port", `${await server.port()}`]);
+    const line = "가나다라".repeat(1_000_000);
+    client.type(`${line}\nlast, without a newline`);
+    await client.endInput();
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout === `${line}\nlast, without a newline\n`).toBe(true);
+    expect(await server.exit()).toBe(0);
+    expect(server.stdout).not.toContain("\ufffd");
+  });
+
+  test("the server goes while the client waits for the keyboard: one line, exit 1", async () => {
+    await using server = script("echo-loop-server", ["--port", "0"]);
+    const port = await server.port();
+    await using client = script("echo-loop-client", ["--port", `${port}`]);
+    client.type("hello\n");
+    await client.until(/hello/);
+    server.kill("SIGKILL");
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toMatch(/^error: .*127\.0\.0\.1:\d+.*\n$/);
+  });
+
+  testPython("each with CPython on the other side", async () => {
+    await using server = script("echo-loop-server", ["--port", "0", "--forever"]);
+    const port = await server.port();
+    for (let i = 0; i < 2; i++) {
+      await using theirs = python(pythonClient, port, "one", "둘", "three");
+      expect(await theirs.exit()).toBe(0);
+      expect(theirs.stdout).toBe("got one\ngot 둘\ngot three\n");
+    }
+
+    await using python3 = python(`
+conn, _ = listen(1).accept()
+while data := conn.recv(1024): conn.sendall(data)
+conn.close()`);
+    await using client = script("echo-loop-client", ["--port", `${await python3.port()}`]);
+    client.type(`${"길다".repeat(5000)}\nend\n`);
+    await client.endInput();
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe(`${"길다".repeat(5000)}\nend\n`);
+    expect(await python3.exit()).toBe(0);
+  });
+});
+
+describe("weather-receiver and weather-sender", () => {
+  const readings = ["15", "22", "21", "26", "25", "19"];
+
+  test("print what is documented", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0"]);
+    const port = await receiver.port();
+    await using sender = script("weather-sender", ["--port", `${port}`, "--interval", "0.01"]);
+    expect(await sender.exit()).toBe(0);
+    const [first, ...data] = sender.stdout.trimEnd().split("\n");
+    expect(first).toMatch(/^connecting to \S+ \(\S+\) with \d+\.\d+\.\d+\.\d+$/);
+    expect(data).toEqual(readings.map((reading) => `data: ${reading}`));
+
+    await receiver.until(/no more data\.\n/);
+    const lines = receiver.stdout.trimEnd().split("\n");
+    expect(lines[0]).toMatch(/^working on \S+ \(\S+\) with \d+\.\d+\.\d+\.\d+$/);
+    expect(lines[1]).toMatch(/^starting up on \d+\.\d+\.\d+\.\d+ port 0$/);
+    expect(lines[2]).toMatch(/^listening on /);
+    expect(lines[3]).toBe("waiting for a connection");
+    expect(lines[4]).toMatch(/^connection from \d+\.\d+\.\d+\.\d+:\d+$/);
+    expect(lines.filter((line) => line.startsWith("Data: "))).toEqual(
+      readings.map((reading) => `Data: temperature: ${reading}`),
+    );
+    expect(lines.at(-1)).toBe("no more data.");
+  });
+
+  test("whole readings, however they arrive; many sensors at once; the last without newline", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
+    const port = await receiver.port();
+    using silent = await connect({ port });
+    using sensor = await connect({ port });
+    const sent = Array.from({ length: 40 }, (_, i) => `temperature: ${i}°`);
+    const bytes = Buffer.from(sent.join("\n"));
+    for (const byte of bytes) await sensor.sendAll(Uint8Array.of(byte));
+    sensor.shutdown("write");
+    await receiver.until(/no more data\./);
+    const data = receiver.stdout.split("\n").filter((line) => line.startsWith("Data: "));
+    expect(data).toEqual(sent.map((line) => `Data: ${line}`));
+    silent.reset();
+    await receiver.until(/warning: connection with .*: connection reset by peer/, "stderr");
+  });
+
+  test("a reading without end ends its connection, with one line", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
+    using sensor = await connect({ port: await receiver.port() });
+    sensor.sendAll("x".repeat(1 << 20)).catch(() => {});
+    await receiver.until(/^warning: connection with .* over 1024 characters$/m, "stderr");
+    await failure(recvAll(sensor)).catch(() => {});
+  });
+
+  test("--readings; a value that is no number is named", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0"]);
+    const args = ["--port", `${await receiver.port()}`, "--interval", "0", "--readings"];
+    await using sender = script("weather-sender", [...args, "15,-2.5"]);
+    expect(await sender.exit()).toBe(0);
+    await receiver.until(/Data: temperature: 15\nData: temperature: -2\.5\nno more data\./);
+    await using wrong = script("weather-sender", [...args, "15,warm"]);
+    expect(await wrong.exit()).toBe(2);
+    expect(wrong.stderr).toMatch(/^error: --readings .*"15,warm"\n$/);
+  });
+
+  testPython("each with CPython on the other side", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
+    await using theirs = python(
+      `
+conn = connect(sys.argv[1])
+for reading in (3, 4): conn.sendall(f"temperature: {reading}\\n".encode())
+conn.close()`,
+      await receiver.port(),
+    );
+    expect(await theirs.exit()).toBe(0);
+    await receiver.until(/Data: temperature: 3\nData: temperature: 4\nno more data\./);
+
+    await using python3 = python(`
+conn, _ = listen(1).accept()
+print("got", recv_all(conn)); conn.close()`);
+    const args = ["--host", "127.0.0.1", "--port", `${await python3.port()}`, "--interval", "0"];
+    await using sender = script("weather-sender", [...args, "--readings", "1,2"]);
+    expect(await sender.exit()).toBe(0);
+    await python3.until(/got b'temperature: 1\\ntemperature: 2\\n'/);
+  });
+
+  testPython("a receiver that dies on the way is noticed", async () => {
+    await using python3 = python(`
+conn, _ = listen(1).accept()
+conn.recv(64); reset(conn)`);
+    const args = ["--host", "127.0.0.1", "--port", `${await python3.port()}`, "--interval", "0.1"];
+    await using sender = script("weather-sender", args);
+    expect(await sender.exit()).toBe(1);
+    expect(sender.stderr).toMatch(/^error: connection with 127\.0\.0\.1:\d+: .*\n$/);
+  });
+});
+
+for (const mode of [[], ["--relay"]]) {
+  describe(`the threaded servers ${mode}`, () => {
+    test("echo: many clients at once, every byte", async () => {
+      await using server = script("echo-threaded-server", [
+        "--port",
+        "0",
+        "--threads",
+        "3",
+        ...mode,
+      ]);
+      const port = await server.port();
+      const echo = async (_: unknown, i: number) => {
+        using conn = await connect({ port });
+        const data = pattern(200_000, i);
+        const [got] = await Promise.all([
+          recvAll(conn),
+          conn.sendAll(data).then(() => conn.shutdown("write")),
+        ]);
+        expect(got.equals(data)).toBe(true);
+      };
+      await Promise.all(Array.from({ length: 30 }, echo));
+      expect(server.stderr).toBe("");
+    });
+
+    test("reply: says who connected, and answers each chunk", async () => {
+      await using server = script("reply-threaded-server", ["--port", "0", ...mode]);
+      const port = await server.port();
+      expect(server.stdout).toStartWith("Server is running...\n");
+      using conn = await connect({ port });
+      await server.until(
+        new RegExp(`^Client connected: 127.0.0.1:${conn.localAddress.port}$`, "m"),
+      );
+      for (const text of ["hello", "한국어"]) {
+        await conn.sendAll(text);
+        const want = `Received: ${text}`;
+        expect(String(await conn.recvExactly(Buffer.byteLength(want)))).toBe(want);
+      }
+    });
+
+    test("a second copy on the same port is refused", async () => {
+      await using server = script("echo-threaded-server", ["--port", "0", ...mode]);
+      const port = await server.port();
+      await using second = script("echo-threaded-server", ["--port", `${port}`, ...mode]);
+      expect(await second.exit()).toBe(1);
+      expect(second.stderr).toBe(
+        `error: cannot listen on 127.0.0.1:${port}: address already in use\n`,
+      );
+    });
+
+    test("a client that resets ends its connection and nothing else", async () => {
+      await using server = script("echo-threaded-server", [
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        ...mode,
+      ]);
+      const port = await server.port();
+      using stays = await connect({ port });
+      const rude = await connect({ port });
+      await rude.sendAll("x");
+      await rude.recv(1);
+      rude.reset();
+      if (mode.length === 0) await server.until(/connection reset by peer/, "stderr");
+      await stays.sendAll("still here");
+      expect(String(await stays.recv(100))).toBe("still here");
+    });
+
+    test("SIGTERM with clients connected: they may finish, then exit 0", async () => {
+      await using server = script("echo-threaded-server", ["--port", "0", ...mode]);
+      const port = await server.port();
+      using conn = await connect({ port });
+      await conn.sendAll("before");
+      await conn.recvExactly(6);
+      server.kill("SIGTERM");
+      while ((await connect({ port }).catch(() => null)) !== null);
+      await conn.sendAll("after");
+      expect(String(await conn.recvExactly(5))).toBe("after");
+      conn.shutdown("write");
+      expect((await conn.recv(1)).length).toBe(0);
+      expect(await server.exit()).toBe(0);
+      expect(server.stderr).toBe("");
+    });
+
+    testPython("with CPython on the other side", async () => {
+      await using server = script("echo-threaded-server", ["--port", "0", ...mode]);
+      await using theirs = python(pythonClient, await server.port(), "one", "둘");
+      expect(await theirs.exit()).toBe(0);
+      expect(theirs.stdout).toBe("got one\ngot 둘\n");
+    });
+  });
+}
+
+describe("select-server", () => {
+  test("serves many clients in one thread, and a slow one harms nobody", async () => {
+    await using server = script("select-server", ["--port", "0"]);
+    const port = await server.port();
+    using slow = await connect({ port });
+    const flood = pattern(32 << 20);
+    const flooding = slow.sendAll(flood).then(() => slow.shutdown("write"));
+    const echo = async (_: unknown, i: number) => {
+      using conn = await connect({ port });
+      const data = pattern(100_000, i);
+      const [got] = await Promise.all([
+        recvAll(conn),
+        conn.sendAll(data).then(() => conn.shutdown("write")),
+      ]);
+      expect(got.equals(data)).toBe(true);
+    };
+    await Promise.all(Array.from({ length: 20 }, echo));
+    expect((await recvAll(slow)).equals(flood)).toBe(true); // it was only slow
+    await flooding;
+    const rude = await connect({ port });
+    await rude.sendAll("x");
+    await rude.recv(1);
+    rude.reset();
+    await server.until(/warning: connection with .*: connection reset by peer/, "stderr");
+    await echo(0, 1);
+  });
+
+  test("says when nothing happens", async () => {
+    await using server = script("select-server", ["--port", "0", "--timeout", "0.01"]);
+    await server.until(/no activity\nno activity\n/);
+  });
+
+  test("SIGTERM: goes on serving who is connected, then exits 0", async () => {
+    await using server = script("select-server", ["--port", "0"]);
+    const port = await server.port();
+    using conn = await connect({ port });
+    await conn.sendAll("before");
+    await conn.recvExactly(6);
+    server.kill("SIGTERM");
+    while ((await connect({ port }).catch(() => null)) !== null);
+    await conn.sendAll("after");
+    expect(String(await conn.recvExactly(5))).toBe("after");
+    conn.close();
+    expect(await server.exit()).toBe(0);
+    expect(server.stderr).toBe("");
+  });
+
+  testPython("with CPython on the other side", async () => {
+    await using server = script("select-server", ["--port", "0"]);
+    await using theirs = python(pythonClient, await server.port(), "one", "둘");
+    expect(await theirs.exit()).toBe(0);
+    expect(theirs.stdout).toBe("got one\ngot 둘\n");
+  });
+});
+
+describe("every script", () => {
+  test.each(scripts)("%s --help tells what it is, its terminals and its flags", async (name) => {
+    await using process = script(name, ["--help"]);
+    expect(await process.exit()).toBe(0);
+    expect(process.stdout).toContain(`bun run scripts/${name}.ts`);
+    expect(process.stdout).toMatch(/tutorial 00\d/);
+    expect(process.stdout).toMatch(/^ {2}--help +this text$/m);
+    expect(process.stderr).toBe("");
+  });
+
+  test.each(scripts)(
+    "%s refuses wrong flags and arguments with one line and exit 2",
+    async (name) => {
+      for (const [args, named] of [
+        [["--no-such-flag"], "--no-such-flag"],
+        [["stray"], "stray"],
+      ] as const) {
+        await using process = script(name, [...args]);
+        expect(await process.exit()).toBe(2);
+        expect(process.stderr).toMatch(/^error: [^\n]*\n$/);
+        expect(process.stderr).toContain(named);
+        expect(process.stdout).toBe("");
+      }
+    },
+  );
+
+  test.each([...servers, ...clients])("%s names a port that is none", async (name) => {
+    for (const port of ["80.5", "abc", "65536", "", "-1"]) {
+      await using process = script(name, [`--port=${port}`]);
+      expect(await process.exit()).toBe(2);
+      expect(process.stderr).toMatch(/^error: --port [^\n]*\n$/);
+    }
+  });
+});
+
+describe("every server", () => {
+  test.each(servers)(
+    "%s takes HOST and PORT from the environment, flags before them",
+    async (name) => {
+      await using byEnv = script(name, [], { HOST: "127.0.0.1", PORT: "0" });
+      await byEnv.until(/^listening on 127\.0\.0\.1:\d+$/m);
+      await using byFlag = script(name, ["--port", "0", "--host", "localhost"], {
+        HOST: "192.0.2.1",
+        PORT: "abc",
+      });
+      await byFlag.until(/^listening on (127\.0\.0\.1|\[::1\]):\d+$/m);
+      await using wrong = script(name, [], { PORT: "abc" });
+      expect(await wrong.exit()).toBe(2);
+      expect(wrong.stderr).toMatch(/^error: PORT [^\n]*"abc"\n$/);
+    },
+  );
+
+  test.each(servers)("%s exits 0 on SIGINT and SIGTERM, also with an idle client", async (name) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      await using server = script(name, ["--port", "0"], { HOST: "127.0.0.1" });
+      using conn = await connect({ port: await server.port() });
+      server.kill(signal);
+      expect(await server.exit()).toBe(0);
+      expect(server.stderr).toBe("");
+      conn.close();
+    }
+  });
+
+  // Those that show from outside that the connection is accepted, and keep it.
+  const keeping = ["echo-loop-server", "echo-threaded-server", "select-server"];
+  test.each(keeping)("%s exits at once on a second signal", async (name) => {
+    for (const [signal, code] of [
+      ["SIGINT", 130],
+      ["SIGTERM", 143],
+    ] as const) {
+      await using server = script(name, ["--port", "0"]);
+      const port = await server.port();
+      using conn = await connect({ port });
+      await conn.sendAll("hello");
+      await conn.recvExactly(5);
+      server.kill(signal);
+      while ((await connect({ port }).catch(() => null)) !== null); // it stops accepting
+      server.kill(signal);
+      expect(await server.exit()).toBe(code);
+    }
+  });
+
+  test.each(servers)("%s says in one line that its port is taken", async (name) => {
+    await using first = script("echo-threaded-server", ["--port", "0"]);
+    const port = await first.port();
+    await using second = script(name, ["--host", "127.0.0.1", "--port", `${port}`]);
+    expect(await second.exit()).toBe(1);
+    expect(second.stderr).toBe(
+      `error: cannot listen on 127.0.0.1:${port}: address already in use\n`,
+    );
+  });
+
+  const printing = [
+    "echo-loop-server",
+    "reply-threaded-server",
+    "select-server",
+    "weather-receiver",
+  ];
+  test.each(printing)("%s ends quietly when its stdout is closed", async (name) => {
+    const args = name === "select-server" ? "--timeout 0.05" : "";
+    const run = `${process.execPath} run scripts/${name}.ts --host 127.0.0.1 --port 0 ${args}`;
+    const shell = `${run} | sed /listening/q; echo "exit \${PIPESTATUS[0]}"`;
+    await using server = new Process(["bash", "-c", shell]);
+    const port = await server.port();
+    // Each client makes it print, until it has noticed that nobody reads that any more. (One of
+    // them prints when there are none.)
+    while (name !== "select-server") {
+      const conn = await connect({ port }).catch(() => null);
+      if (conn === null) break;
+      await conn.sendAll("makes it print\n").catch(() => {});
+      await conn.recv(1, { signal: AbortSignal.timeout(20) }).catch(() => {});
+      conn.close();
+    }
+    await server.until(/^exit 0$/m);
+    expect(server.stderr).toBe("");
+  });
+});
+
+describe("every client", () => {
+  test.each(clients)("%s says in one line that nobody is there, and exits 1", async (name) => {
+    await using client = script(name, ["--host", "127.0.0.1", "--port", "1"]);
+    await client.endInput();
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toBe(
+      "error: cannot connect to 127.0.0.1:1: connection refused (is the server running?)\n",
+    );
+    await using lost = script(name, ["--host", "no-such-host.invalid"]);
+    expect(await lost.exit()).toBe(1);
+    expect(lost.stderr).toBe("error: cannot connect to no-such-host.invalid: host not found\n");
+  });
+
+  test.each(clients)("%s does not listen to HOST and PORT", async (name) => {
+    await using client = script(name, ["--host", "127.0.0.1", "--port", "1"], { PORT: "abc" });
+    expect(await client.exit()).toBe(1);
+  });
+});

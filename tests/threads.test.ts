@@ -1,0 +1,108 @@
+// lib/threads.ts when things go wrong, with the kernel spreading the connections and with the relay.
+// (That the threads serve clients is tested with the scripts that use them.)
+
+import { readdirSync, readlinkSync } from "node:fs";
+import { describe, expect, test, setDefaultTimeout } from "bun:test";
+
+import { connect, type Socket } from "../lib/socket.ts";
+import { failure, Process, recvAll, PATIENCE_MS } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+function faulty(...args: string[]): Process {
+  return new Process([process.execPath, "run", "tests/fixtures/faulty-threads.ts", ...args]);
+}
+
+async function ask(conn: Socket, order: string): Promise<string> {
+  await conn.sendAll(order);
+  return String(await conn.recv(100));
+}
+
+/** Asks again until the thread that died is replaced. */
+async function askUntilServed(port: number, order: string): Promise<string> {
+  for (;;) {
+    try {
+      using conn = await connect({ port });
+      const answer = await ask(conn, order);
+      if (answer !== "") return answer;
+    } catch {
+      // not yet
+    }
+  }
+}
+
+describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
+  test("know the client's address", async () => {
+    await using server = faulty(...mode);
+    using conn = await connect({ port: await server.port() });
+    expect(await ask(conn, "hello")).toBe(`hello from 127.0.0.1:${conn.localAddress.port}`);
+  });
+
+  test("a handler that throws ends its connection, and that is told; others go on", async () => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    using stays = await connect({ port });
+    await ask(stays, "hello");
+    using conn = await connect({ port });
+    await conn.sendAll("throw");
+    await recvAll(conn).catch(() => {});
+    await server.until(/warning: .*the handler is wrong/s, "stderr");
+    expect(await ask(stays, "still here")).toStartWith("still here");
+  });
+
+  test.each([
+    ["die", "the thread is wrong"],
+    ["exit", "exit 7"],
+  ])("a thread that dies (%s) is replaced, and that is told", async (order, why) => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    for (let i = 0; i < 2; i++) {
+      using conn = await connect({ port });
+      await ask(conn, "hello");
+      await conn.sendAll(order);
+      await recvAll(conn).catch(() => {});
+      expect(await askUntilServed(port, "hello")).toStartWith("hello");
+    }
+    await server.until(/another takes its place/, "stderr");
+    expect(server.stderr).toMatch(/^warning: a thread has died .*; another takes its place$/m);
+    expect(server.stderr).toContain(why);
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(0);
+  });
+
+  test("threads that cannot start end the program with an error", async () => {
+    await using server = faulty("--broken", ...mode);
+    expect(await server.exit()).toBe(1);
+    expect(server.stderr).toContain("a thread could not start");
+    expect(server.stderr).toContain("not today");
+  });
+});
+
+test("the relay's inner ports serve nobody but the relay", async () => {
+  await using server = faulty("--relay");
+  const port = await server.port();
+  const inner = await listeningPorts(server.pid);
+  const [other] = inner.filter((candidate) => candidate !== port);
+  expect(other).toBeDefined();
+  using intruder = await connect({ port: other! });
+  await intruder.sendAll(JSON.stringify({ secret: "guessed", client: {} }).padEnd(160));
+  expect(await recvAll(intruder).catch(failure)).toHaveLength(0);
+  await server.until(/the relay did not make/, "stderr");
+});
+
+/** The TCP ports on which a process listens, from /proc (proc(5), proc_pid_net(5)). */
+async function listeningPorts(pid: number): Promise<number[]> {
+  const inodes = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`).match(/socket:\[(\d+)\]/)?.[1];
+    } catch {
+      return undefined; // closed meanwhile
+    }
+  });
+  const table = await Bun.file(`/proc/${pid}/net/tcp`).text();
+  return table
+    .split("\n")
+    .map((line) => line.trim().split(/\s+/))
+    .filter((column) => column[3] === "0A" && inodes.includes(column[9]))
+    .map((column) => parseInt(column[1]!.split(":")[1]!, 16));
+}
