@@ -12,21 +12,16 @@ export function checkCount(
   throw wrong(value, `${name} must be a whole number ${range}`);
 }
 
-/** A port to listen on (`min` 0: any that is free) or to connect to (`min` 1). */
-export function checkPort(port: number, min: 0 | 1): number {
-  return checkCount("port", port, min, 65_535);
-}
-
 /** Milliseconds, more than none. */
 export function checkTimeout(ms: number): number {
   if (typeof ms === "number" && ms > 0) return ms;
   throw wrong(ms, "timeout must be above 0 milliseconds");
 }
 
-/** An address or a name; this machine alone when none is given. */
-export function checkHost(host = "127.0.0.1"): string {
-  if (typeof host === "string" && host !== "") return host;
-  throw new TypeError(`host must be an address or a name, not ${Bun.inspect(host)}`);
+/** Text that is not empty. */
+export function checkText(name: string, text: string): string {
+  if (typeof text === "string" && text !== "") return text;
+  throw new TypeError(`${name} must be text, not ${Bun.inspect(text)}`);
 }
 
 /** What goes on the wire: bytes as they are, text as UTF-8. */

@@ -5,6 +5,7 @@ import { getSystemErrorMap, parseArgs } from "node:util";
 import { parentPort } from "node:worker_threads";
 
 import { formatAddress, SocketError } from "./errors.ts";
+import { startTrace, type TraceMode } from "./trace.ts";
 
 /** After a SIGINT or SIGTERM, how long open connections have to finish. */
 const GRACE_MS = 1_000;
@@ -14,6 +15,7 @@ export type Flag =
   | { type: "boolean"; about: string }
   | { type: "string"; about: string; default?: string; env?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
+  | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
   | {
       type: "port" | "count" | "seconds";
       about: string;
@@ -32,7 +34,20 @@ type Value<F extends Flag> = F extends { type: "boolean" }
       : string | undefined
     : F extends { type: "numbers" }
       ? string[]
-      : number;
+      : F extends { type: "choice"; choices: readonly (infer Choice)[] }
+        ? Choice
+        : number;
+
+/** The flags of every script. */
+const COMMON = {
+  trace: {
+    type: "choice",
+    choices: ["off", "text", "mermaid"],
+    default: "off",
+    about: "show each socket call as it returns; --trace=mermaid: as a sequence diagram at the end",
+  },
+  help: { type: "boolean", about: "this text" },
+} as const satisfies Flags;
 
 /** `--host` and `--port` of a script that listens; `HOST` and `PORT` in the environment count too. */
 export function serverFlags(port: number) {
@@ -80,16 +95,22 @@ export function cli<const F extends Flags>(
     process.on("unhandledRejection", tell);
   }
   try {
-    const { help: wanted, ...values } = readFlags(flags);
+    const { help: wanted, trace, ...values } = readFlags({ ...flags, ...COMMON });
     if (wanted) {
-      console.log(helpText(help, flags));
+      console.log(helpText(help, { ...flags, ...COMMON }));
       process.exit(0);
     }
+    if (trace !== "off") startTrace(trace as TraceMode);
     return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
   } catch (error) {
-    console.error(`error: ${(error as Error).message}`);
-    process.exit(2);
+    return refuse((error as Error).message);
   }
+}
+
+/** Ends the process with 2: what is wrong with its flags, in one line on stderr. */
+export function refuse(message: string): never {
+  console.error(`error: ${message}`);
+  process.exit(2);
 }
 
 /** Writes a line to stdout. Resolves when it is out: a reader who is slow slows down who awaits it. */
@@ -102,8 +123,8 @@ export const STDOUT_CLOSED = "stdout closed";
 
 let stdout: Bun.FileSink | undefined;
 
-/** Writes text to stdout as it is. When nobody reads it any more (`| head`), the process ends. */
-export async function write(text: string): Promise<void> {
+/** Writes text, or bytes, to stdout as they are. When nobody reads it any more (`| head`), the process ends. */
+export async function write(text: string | Uint8Array): Promise<void> {
   try {
     stdout ??= Bun.stdout.writer();
     stdout.write(text);
@@ -124,12 +145,17 @@ export function warn(error: unknown): void {
 
 let failing = false;
 
-/** Ends the process with 1, once what was printed is out, and says why in one line on stderr. */
-export function fail(error: unknown): void {
-  if (failing) return;
-  failing = true;
-  console.error(`error: ${describe(error)}`);
-  write("").finally(() => process.exit(1));
+/**
+ * Ends the process with 1, once what was printed is out, and says why in one line on stderr. Never
+ * returns: `await fail("why")`.
+ */
+export function fail(error: unknown): Promise<never> {
+  if (!failing) {
+    failing = true;
+    console.error(`error: ${describe(error)}`);
+    write("").finally(() => process.exit(1));
+  }
+  return new Promise(() => {});
 }
 
 /** An error as a person wants it told; one that is our own mistake keeps its stack. */
@@ -185,12 +211,13 @@ function readFlags(flags: Flags): Record<string, unknown> {
 }
 
 function parse(flags: Flags): { values: Record<string, unknown> } {
-  const options: Record<string, { type: "boolean" | "string" }> = { help: { type: "boolean" } };
+  const options: Record<string, { type: "boolean" | "string" }> = {};
   for (const [name, { type }] of Object.entries(flags)) {
     options[name] = { type: type === "boolean" ? "boolean" : "string" };
   }
   try {
-    return parseArgs({ args: process.argv.slice(2), options, allowPositionals: false });
+    const args = process.argv.slice(2).map((arg) => (arg === "--trace" ? "--trace=text" : arg));
+    return parseArgs({ args, options, allowPositionals: false });
   } catch (error) {
     // Behind the first sentence comes advice on `--` that no script here can use.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
@@ -202,6 +229,10 @@ function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: 
   if (flag.type === "string") {
     if (text === "") throw new Error(`${label} must not be empty`);
     return text;
+  }
+  if (flag.type === "choice") {
+    if (flag.choices.includes(text)) return text;
+    throw new Error(`${label} must be one of ${flag.choices.join(", ")}, not "${text}"`);
   }
   if (flag.type === "numbers") {
     const numbers = text.split(",").map((number) => number.trim());
@@ -221,9 +252,8 @@ function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: 
 function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]) => {
     if (flag.type === "boolean") return [`--${name}`, flag.about];
-    const takes = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", seconds: "SECONDS" }[
-      flag.type
-    ];
+    if (name === "trace") return ["--trace", flag.about];
+    const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];
     const notes = [
       flag.default === undefined ? "" : `default: ${flag.default}`,
       flag.env === undefined ? "" : `environment: ${flag.env}`,
@@ -231,8 +261,9 @@ function helpText(help: string, flags: Flags): string {
     const note = notes.length > 0 ? ` (${notes.join(", ")})` : "";
     return [`--${name} ${takes}`, flag.about + note];
   });
-  rows.push(["--help", "this text"]);
   const width = Math.max(...rows.map(([left]) => left!.length));
   const lines = rows.map(([left, right]) => `  ${left!.padEnd(width)}  ${right}`);
   return `${help.trim()}\n\nFlags:\n${lines.join("\n")}`;
 }
+
+const TAKES = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", seconds: "SECONDS" };

@@ -149,6 +149,16 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     return this.#waitFor(POLLIN, "recv");
   }
 
+  /** Gives bytes back that were received too far ahead: the next `recv` gives them again, first. */
+  unrecv(bytes: Buffer): void {
+    if (this.#handle === null || this.#bits & DEAF || bytes.length === 0) return;
+    const rest = this.#inbox;
+    this.#inbox = new Inbox(bytes);
+    if (rest !== null) this.#inbox.push(rest.take(rest.length));
+    this.#serve();
+    this.#changed();
+  }
+
   /** The chunks as they come, until EOF. Breaking out closes nothing and loses nothing. */
   [Symbol.asyncIterator](): AsyncIterator<Buffer, undefined> {
     return {

@@ -1,10 +1,13 @@
 // The one error of this lib. It knows what was called, on which address, and what the system
 // answered; how to say that to a person is `lib/cli.ts`'s business.
 
+import { isAbsolute } from "node:path";
+
 /** One end of a connection, as `getsockname()` and `getpeername()` tell it. */
 export interface Address {
-  /** An IP address, or the name that was asked for where no IP address is known. */
+  /** An IP address; the name that was asked for, where none is known; a Unix socket's absolute path. */
   host: string;
+  /** 0 for a Unix socket. */
   port: number;
 }
 
@@ -12,9 +15,15 @@ export interface Address {
 export type Syscall =
   "listen" | "connect" | "accept" | "recv" | "send" | "select" | "gethostbyname";
 
-/** `127.0.0.1:4000`, or `[::1]:4000`: an IPv6 address takes brackets (RFC 3986, section 3.2.2). */
+/** `127.0.0.1:4000`; `[::1]:4000`, as IPv6 takes brackets (RFC 3986, section 3.2.2); or a path. */
 export function formatAddress({ host, port }: Address): string {
+  if (isPath(host)) return host;
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+/** Whether this is the address of a Unix-domain socket. */
+export function isPath(host: string): boolean {
+  return isAbsolute(host);
 }
 
 /**

@@ -7,7 +7,7 @@ export class Inbox {
   #start = 0;
   #end: number;
 
-  constructor(first: Buffer) {
+  constructor(first: Buffer = Buffer.alloc(0)) {
     this.#bytes = first;
     this.#end = first.length;
   }
@@ -17,9 +17,20 @@ export class Inbox {
   }
 
   push(chunk: Buffer): void {
+    if (this.length === 0) {
+      this.#bytes = chunk;
+      this.#start = 0;
+      this.#end = chunk.length;
+      return;
+    }
     if (this.#end + chunk.length > this.#bytes.length) this.#makeRoom(chunk.length);
     chunk.copy(this.#bytes, this.#end);
     this.#end += chunk.length;
+  }
+
+  /** Where `mark` begins, looked for from `from` on; -1 if it is not there. */
+  indexOf(mark: Buffer, from: number): number {
+    return this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
   }
 
   /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */

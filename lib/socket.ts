@@ -5,37 +5,48 @@
 // `trySend`, `tryAccept`), one way to wait (`lib/readiness.ts`), and each awaitable verb is the two
 // together. `lib/select.ts` stands on the same two.
 
-import { checkCount, checkHost, checkPort, checkTimeout } from "./check.ts";
+import { existsSync, readFileSync, statSync, unlinkSync } from "node:fs";
+import { resolve as absolute } from "node:path";
+
+import { checkCount, checkText, checkTimeout } from "./check.ts";
 import { type Handle, MAX_DELAY, type Owner, Socket, type WaitOptions } from "./connection.ts";
-import { type Address, SocketError, type Syscall } from "./errors.ts";
+import { type Address, isPath, SocketError, type Syscall } from "./errors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
 
 export { Socket, type WaitOptions } from "./connection.ts";
 export type { Address } from "./errors.ts";
 
-export interface ListenOptions {
-  /** An address of this machine, or its name. Default `127.0.0.1`; `0.0.0.0` is all of IPv4, `::` all. */
+/** Where to listen or connect to on the network. */
+export interface HostAndPort {
+  /** An address or a name. Default `127.0.0.1`. To listen on: `0.0.0.0` is all of IPv4, `::` all. */
   host?: string;
-  /** 0 is any free one: `server.address.port` tells which. */
+  /** To listen on: 0 is any free one, and `server.address.port` tells which. */
   port: number;
+}
+
+/** A Unix-domain socket, unix(7): for processes of one machine. */
+export interface SocketFile {
+  /** The socket's file. Made by `listen`, which refuses one in use, and removed by `close`. */
+  path: string;
+}
+
+export type ListenOptions = (HostAndPort | SocketFile) & {
   /** How many connections may wait for `accept()`, at least 1. Default 511. */
   backlog?: number;
   /** Share the port with others that say so too: `SO_REUSEPORT`, socket(7). */
   reusePort?: boolean;
   /** Closes the server. */
   signal?: AbortSignal;
-}
+};
 
-export interface ConnectOptions {
-  /** An address or a name. Default `127.0.0.1`. */
-  host?: string;
-  port: number;
+export type ConnectOptions = (HostAndPort | SocketFile) & {
   /** Milliseconds until the attempt ends in `ETIMEDOUT`. Default: the system's, about two minutes. */
   timeout?: number;
   /** Ends the attempt, which rejects with its reason. */
   signal?: AbortSignal;
-}
+};
 
+/** Our end of a connection that Bun has not told us about: any address. */
 const ANY: Address = { host: "0.0.0.0", port: 0 };
 
 /**
@@ -60,8 +71,10 @@ export function listen(options: ListenOptions): ServerSocket {
  * using conn = await connect({ port: 4000, timeout: 5_000 });
  * await conn.sendAll("hello");
  */
-export async function connect({ host, port, timeout, signal }: ConnectOptions): Promise<Socket> {
-  const address = { host: checkHost(host), port: checkPort(port, 1) };
+export async function connect(options: ConnectOptions): Promise<Socket> {
+  const { timeout, signal } = options;
+  const { address, own } = checkAddress(options, 1);
+  const near = isPath(address.host) ? address : ANY;
   const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
   signal?.throwIfAborted();
 
@@ -74,12 +87,9 @@ export async function connect({ host, port, timeout, signal }: ConnectOptions): 
   // Bun cannot call off an attempt: one that nobody waits for any more is reset when it succeeds.
   let waiting = true;
   const opened = (handle: Handle) =>
-    waiting ? resolve(new Socket(handle, ANY, address)) : handle.terminate();
+    waiting ? resolve(new Socket(handle, near, address)) : handle.terminate();
   const data: Owner = { opened };
-  const target = { hostname: address.host, port, allowHalfOpen: true };
-  Bun.connect({ ...target, data, socket: Socket.handlers }).catch((cause) =>
-    reject(systemError(cause, "connect", address)),
-  );
+  Bun.connect({ ...own, data }).catch((cause) => reject(systemError(cause, "connect", address)));
   try {
     return await promise;
   } finally {
@@ -93,7 +103,7 @@ export async function connect({ host, port, timeout, signal }: ConnectOptions): 
 export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
   readonly address: Address;
-  readonly #listener: Bun.TCPSocketListener<Owner>;
+  readonly #listener: Bun.SocketListener<Owner>;
   readonly #backlog: number;
   readonly #change = new Change();
   #queue: Socket[] = [];
@@ -102,16 +112,19 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   #closed = false;
 
   /** @internal Use `listen()`. */
-  constructor({ host, port, backlog = 511, reusePort = false, signal }: ListenOptions) {
-    const asked = { host: checkHost(host), port: checkPort(port, 0) };
+  constructor(options: ListenOptions) {
+    const { backlog = 511, reusePort = false, signal } = options;
     this.#backlog = checkCount("backlog", backlog, 1);
-    const own = { hostname: asked.host, port, reusePort, allowHalfOpen: true };
+    const { address, own } = checkAddress(options, 0);
+    const file = isPath(address.host);
     try {
-      this.#listener = Bun.listen<Owner>({ ...own, data: this, socket: Socket.handlers });
+      if (file) removeStale(address.host);
+      const shared = { ...own, reusePort };
+      this.#listener = Bun.listen({ ...shared, data: this });
     } catch (cause) {
-      throw systemError(cause, "listen", asked);
+      throw systemError(cause, "listen", address);
     }
-    this.address = boundAddress(this.#listener);
+    this.address = file ? address : boundAddress(this.#listener);
     if (signal?.aborted) this.close();
     else signal?.addEventListener("abort", () => this.close(), { once: true });
   }
@@ -127,7 +140,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     try {
       for (;;) {
         signal?.throwIfAborted();
-        const conn = this.tryAccept();
+        const conn = this.#next();
         if (conn !== null) return conn;
         await this.#change.wait();
       }
@@ -138,11 +151,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   /** The next connection, or null when none waits. */
   tryAccept(): Socket | null {
-    if (this.poll() & POLLNVAL) throw this.#closedError();
-    const conn = this.#queue.shift();
-    if (conn === undefined) return null;
-    this.#accepted++;
-    return conn;
+    return this.#next();
   }
 
   /** Resolves when `tryAccept` would not return null. */
@@ -156,7 +165,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** The connections as they come, until the server is closed. Breaking out closes nothing. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Socket, void, undefined> {
     while (!this.#closed) {
-      const conn = this.tryAccept();
+      const conn = this.#next();
       if (conn !== null) yield conn;
       else await this.#change.wait();
     }
@@ -188,11 +197,21 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   /** @internal Bun has accepted a connection. */
   opened(handle: Handle): void {
-    // A peer that is gone already has no address any more.
-    if (this.#closed || handle.remoteAddress === undefined) return handle.terminate();
-    this.#queue.push(new Socket(handle, this.address));
+    // A peer that has reset by now has no address any more. (On a Unix socket, none has.)
+    const gone = handle.remoteAddress === undefined && !isPath(this.address.host);
+    if (this.#closed || gone) return handle.terminate();
+    this.#queue.push(new Socket(handle, this.address, this.address));
     if (this.#queue.length > this.#backlog) this.#trim();
     this.#changed();
+  }
+
+  // The non-blocking core: null while nobody waits.
+  #next(): Socket | null {
+    if (this.poll() & POLLNVAL) throw this.#closedError();
+    const conn = this.#queue.shift();
+    if (conn === undefined) return null;
+    this.#accepted++;
+    return conn;
   }
 
   // Bun empties the kernel's queue in one go, so a burst is here before an accept loop has had a
@@ -224,6 +243,34 @@ function isBroken(conn: Socket): boolean {
   return (conn.poll() & POLLERR) !== 0;
 }
 
+// Where to listen or connect to: as people read it, and as Bun wants it.
+function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
+  const common = { allowHalfOpen: true, socket: Socket.handlers };
+  if ("path" in options) {
+    const unix = absolute(checkText("path", options.path));
+    return { address: { host: unix, port: 0 }, own: { unix, ...common } };
+  }
+  const hostname = checkText("host", options.host ?? "127.0.0.1");
+  const port = checkCount("port", options.port, minPort, 65_535);
+  // Bun's types have one signature for each kind of address, and none for either.
+  const own = { hostname, port, ...common } as unknown as Bun.UnixSocketOptions<Owner>;
+  return { address: { host: hostname, port }, own };
+}
+
+// A process that is killed leaves its socket file behind, and nobody could listen there again. Such
+// a file refuses connections; but one that is in use would have to accept ours, so Linux's list of
+// Unix sockets, proc_pid_net(5), is asked first. To connect and wait takes a process of its own.
+function removeStale(path: string): void {
+  if (!existsSync(path) || !statSync(path).isSocket()) return;
+  const list = "/proc/net/unix";
+  if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return;
+  const probe = `Bun.connect({ unix: ${JSON.stringify(path)}, socket: { data() {} } }).then(
+    () => process.exit(0), (error) => process.exit(error.code === "ECONNREFUSED" ? 1 : 0))`;
+  const env = { ...process.env, BUN_BE_BUN: "1" }; // in a compiled script, too, it is Bun
+  const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
+  if (exitCode === 1) unlinkSync(path);
+}
+
 function systemError(cause: unknown, syscall: Syscall, address: Address): SocketError {
   // For a name that does not resolve, `Bun.listen` gives no code.
   const { code = "ENOTFOUND" } = cause as { code?: string };
@@ -231,8 +278,8 @@ function systemError(cause: unknown, syscall: Syscall, address: Address): Socket
 }
 
 // getsockname(2) fills in the object that it is given. Bun has it, though its types leave it out.
-function boundAddress(listener: Bun.TCPSocketListener<Owner>): Address {
-  const name = { address: listener.hostname, port: listener.port };
+function boundAddress(listener: Bun.SocketListener<Owner>): Address {
+  const name = { address: "", port: 0 };
   (listener as unknown as { getsockname(into: object): void }).getsockname(name);
   return { host: name.address, port: name.port };
 }

@@ -1,9 +1,10 @@
 // Every script as a real process, against its partner, against CPython, and against bad input.
 
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
+import { dirname } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
-import { connect } from "../lib/socket.ts";
+import { connect, listen } from "../lib/socket.ts";
 import {
   failure,
   pattern,
@@ -400,6 +401,257 @@ describe("select-server", () => {
     await using theirs = python(pythonClient, await server.port(), "one", "둘");
     expect(await theirs.exit()).toBe(0);
     expect(theirs.stdout).toBe("got one\ngot 둘\n");
+  });
+});
+
+describe("http-server and http-client", () => {
+  const curl = Bun.which("curl") === null ? test.skip : test;
+
+  /** Sends raw bytes, and gives the whole reply. */
+  async function ask(port: number, request: string): Promise<string> {
+    using conn = await connect({ port });
+    const sending = conn.sendAll(request).catch(() => {}); // it may be cut off
+    const reply = String(await recvAll(conn));
+    await sending;
+    return reply;
+  }
+
+  test("the client prints the body, tells the status, and half-closes after its request", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const port = await server.port();
+    await using client = script("http-client", ["--port", `${port}`, "--path", "/a?<b>"]);
+    expect(await client.exit()).toBe(0);
+    expect(client.stderr).toBe("200 OK\n");
+    expect(client.stdout).toContain("<title>200 OK</title>");
+    expect(client.stdout).toContain("GET /a?&lt;b&gt; HTTP/1.0\r\n");
+    await using wrong = script("http-client", ["--path", "no slash"]);
+    expect(await wrong.exit()).toBe(2);
+    expect(wrong.stderr).toMatch(/^error: --path .*"no slash"\n$/);
+  });
+
+  curl("curl gets a page, a head, and is told what is not for here", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const url = `http://127.0.0.1:${await server.port()}/page`;
+    const run = async (...args: string[]) => {
+      await using process = new Process(["curl", "-sS", "--max-time", "20", ...args, url]);
+      expect(await process.exit()).toBe(0);
+      return process.stdout;
+    };
+    expect(await run("-i")).toMatch(/^HTTP\/1\.1 200 OK\r\n.*<title>200 OK<\/title>/s);
+    const head = await run("-I");
+    expect(head).toStartWith("HTTP/1.1 200 OK\r\n");
+    expect(head).toMatch(/^Content-Length: [1-9]/m);
+    const code = ["-o", "/dev/null", "-w", "%{http_code}"];
+    expect(await run(...code, "-d", "x".repeat(100_000))).toBe("405");
+    expect(await run(...code, "-H", `X: ${"x".repeat(20_000)}`)).toBe("431");
+    expect(await run(...code, "-X", "BREW")).toBe("405");
+  });
+
+  test("refuses what is malformed or too long, in bounded memory, and goes on", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const port = await server.port();
+    for (const [request, status] of [
+      ["nonsense\r\n\r\n", 400],
+      ["GET / HTTP/9.9\r\n\r\n", 400],
+      ["GET /\r\n\r\n", 400],
+      ["get / http/1.1\r\n\r\n", 400],
+      ["GET / HTTP/1.1\r\nno colon\r\n\r\n", 400],
+      ["GET / HTTP/1.1\r\nbad name: x\r\n\r\n", 400],
+      ["\0\0\0\r\n\r\n", 400],
+      ["POST / HTTP/1.1\r\n\r\n", 405],
+      ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200],
+      ["HEAD / HTTP/1.0\r\n\r\n", 200],
+      [`GET /${"x".repeat(1 << 20)}`, 431],
+      [`GET / HTTP/1.1\r\n${"X: y\r\n".repeat(1 << 20)}`, 431],
+      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.1\r\n\r\n`, 200], // 16 KiB, and no more
+      [`GET /${"x".repeat(16 * 1024 - 13)} HTTP/1.1\r\n\r\n`, 431],
+    ] as const) {
+      expect(await ask(port, request)).toStartWith(`HTTP/1.1 ${status} `);
+    }
+    using cut = await connect({ port });
+    await cut.sendAll("GET / HTTP/1.1\r\nHos");
+    cut.shutdown("write");
+    expect(String(await recvAll(cut))).toStartWith("HTTP/1.1 400 ");
+    using silent = await connect({ port });
+    silent.shutdown("write");
+    expect(await recvAll(silent)).toHaveLength(0);
+    expect(server.stderr).toBe("");
+  });
+
+  testPython("CPython's http.client gets the page, one byte at a time too", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    await using client = python(
+      `
+import http.client
+c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1])); c.request("GET", "/py", headers={"X-Y": "z"})
+r = c.getresponse(); print(r.status, r.getheader("content-length"), len(r.read()))
+s = connect(sys.argv[1]); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+for b in b"GET /slow HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n": s.send(bytes([b]))
+print("slow", recv_all(s)[:15])`,
+      await server.port(),
+    );
+    const [, header, body] = await client.until(/200 (\d+) (\d+)\n/);
+    expect(header).toBe(body!);
+    await client.until(/slow b'HTTP\/1\.1 200 OK'\n/);
+  });
+
+  testPython("our client with CPython's http.server, and with servers that misbehave", async () => {
+    await using server = python(`
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/ok" else 404); self.end_headers()
+        self.wfile.write("본문 ".encode() * 50000)
+    def log_message(self, *args): pass
+s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(s.server_address[1]); s.serve_forever()`);
+    const port = `${await server.port()}`;
+    await using ok = script("http-client", ["--port", port, "--path", "/ok"]);
+    expect(await ok.exit()).toBe(0);
+    expect(ok.stdout === "본문 ".repeat(50_000)).toBe(true);
+    expect(ok.stderr).toBe("200 OK\n");
+    await using missing = script("http-client", ["--port", port, "--path", "/missing"]);
+    expect(await missing.exit()).toBe(1);
+    expect(missing.stderr).toBe("404 Not Found\n");
+
+    for (const [reply, told] of [
+      ["220 mail.example ESMTP\\r\\n", "did not answer in HTTP"],
+      ["HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nshort", "sent 5 of 100 bytes"],
+      ["", "did not answer in HTTP"],
+    ]) {
+      await using odd = python(`
+conn, _ = listen().accept(); recv_all(conn); conn.sendall(b"${reply}"); conn.close()`);
+      await using client = script("http-client", ["--port", `${await odd.port()}`]);
+      expect(await client.exit()).toBe(1);
+      expect(client.stderr).toContain(`error: 127.0.0.1:${await odd.port()} ${told}\n`);
+    }
+  });
+});
+
+describe("message-server and message-client", () => {
+  test.each([[[]], [["--framing", "fixed"]], [["--framing", "delimited"]]])(
+    "%p",
+    async (flags: string[]) => {
+      await using server = script("message-server", ["--port", "0", ...flags]);
+      const port = await server.port();
+      await using client = script("message-client", ["--port", `${port}`, ...flags]);
+      expect(await client.exit()).toBe(0);
+      expect(client.stdout).toMatch(/^(\d+ bytes there and back: ".*"\n){3,4}$/);
+      await using one = script("message-client", [
+        "--port",
+        `${port}`,
+        "--message",
+        "하나",
+        ...flags,
+      ]);
+      expect(await one.exit()).toBe(0);
+      expect(one.stdout).toMatch(/^\d+ bytes there and back: "하나 *"\n$/);
+      expect(server.stderr).toBe("");
+    },
+  );
+
+  test("a message that cannot be sent, and a reply that differs, are told; exit 1", async () => {
+    await using server = script("message-server", ["--port", "0", "--framing=fixed", "--bytes=4"]);
+    const args = ["--port", `${await server.port()}`, "--framing=fixed", "--bytes=4"];
+    await using long = script("message-client", [...args, "--message", "too long"]);
+    expect(await long.exit()).toBe(1);
+    expect(long.stderr).toMatch(/^error: .*message too long\n$/);
+
+    using odd = listen({ port: 0 });
+    await using client = script("message-client", ["--port", `${odd.address.port}`]);
+    using conn = await odd.accept();
+    await conn.recvExactly(9);
+    await conn.sendAll("\0\0\0\x05HELLO");
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toBe("error: a different message came back\n");
+  });
+
+  test("a length that lies, and a stream cut inside a message, end their connection", async () => {
+    await using server = script("message-server", ["--port", "0"]);
+    const port = await server.port();
+    using liar = await connect({ port });
+    await liar.sendAll(Uint8Array.of(0x7f, 0xff, 0xff, 0xff));
+    expect(await recvAll(liar)).toHaveLength(0);
+    await server.until(/^warning: connection with .*: message too long\n/m, "stderr");
+    using cut = await connect({ port });
+    await cut.sendAll("\0\0\0\x05hel");
+    cut.shutdown("write");
+    expect(await recvAll(cut)).toHaveLength(0);
+    await server.until(/^warning: .*: closed before all of the data had come\n/m, "stderr");
+    await using client = script("message-client", ["--port", `${port}`]);
+    expect(await client.exit()).toBe(0);
+  });
+
+  testPython("with CPython on the other side", async () => {
+    await using server = script("message-server", [
+      "--port",
+      "0",
+      "--framing",
+      "fixed",
+      "--bytes",
+      "8",
+    ]);
+    await using theirs = python(
+      `
+conn = connect(sys.argv[1])
+conn.sendall(b"12345678abcd"); conn.sendall(b"efgh")
+print("got", conn.recv(16, socket.MSG_WAITALL))`,
+      await server.port(),
+    );
+    await theirs.until(/got b'12345678abcdefgh'\n/);
+
+    await using python3 = python(`
+conn, _ = listen().accept()
+while prefix := conn.recv(4, socket.MSG_WAITALL):
+    conn.sendall(prefix)
+    for byte in conn.recv(struct.unpack("!I", prefix)[0], socket.MSG_WAITALL): conn.send(bytes([byte]))`);
+    const port = `${await python3.port()}`;
+    await using client = script("message-client", ["--port", port, "--message", "조각조각"]);
+    expect(await client.exit()).toBe(0);
+  });
+});
+
+describe("the scripts that need no partner", () => {
+  test("byte-order shows the bytes, and refuses what is no 32-bit number", async () => {
+    await using one = script("byte-order", ["--number", "258"]);
+    expect(await one.exit()).toBe(0);
+    expect(one.stdout).toMatch(/258 in 16 bits: host order (02 01|01 02), network order 01 02\n/);
+    expect(one.stdout).toMatch(/258 in 32 bits: host order .*, network order 00 00 01 02\n/);
+    expect(one.stdout).toContain("00 00 01 02 on the wire, read with ntohl: 258\n");
+    await using large = script("byte-order", ["--number", "4294967296"]);
+    expect(await large.exit()).toBe(2);
+    expect(large.stderr).toMatch(/^error: --number .*"4294967296"\n$/);
+  });
+
+  test("ipc: two processes, over loopback and over a file that is gone afterwards", async () => {
+    await using ipc = script("ipc");
+    expect(await ipc.exit()).toBe(0);
+    expect(ipc.stderr).toBe("");
+    const lines = ipc.stdout.trimEnd().split("\n");
+    expect(lines).toHaveLength(4);
+    const [, partner] = lines[0]!.match(/^127\.0\.0\.1:\d+: "hello from process (\d+)"/) ?? [];
+    expect(Number(partner)).not.toBe(ipc.pid);
+    const [, file] = lines[2]!.match(/^(\/.*): "hello from process \d+"/) ?? [];
+    expect(existsSync(dirname(file!))).toBe(false);
+  });
+
+  test("silent-peer: what hangs, what a timeout finds, what keep-alive does not", async () => {
+    await using silent = script("silent-peer", ["--wait", "0.05"]);
+    expect(await silent.exit()).toBe(0);
+    expect(silent.stderr).toBe("");
+    expect(silent.stdout).toMatch(
+      /"I am here".*stopped.*recv: nothing.*send: no error.*keep-alive: still open.*setTimeout: ETIMEDOUT.*died: recv gives (EOF|ECONNRESET)/s,
+    );
+  });
+
+  test("duplex: one way, in turns, both at once", async () => {
+    await using duplex = script("duplex", ["--bytes", "20000000"]);
+    expect(await duplex.exit()).toBe(0);
+    expect(duplex.stderr).toBe("");
+    expect(duplex.stdout).toMatch(
+      /^simplex: .*\n(half duplex: .*\n){2}full duplex: 20000000 bytes/,
+    );
+    expect(duplex.stdout).toEndWith('received "far may still talk"\n');
   });
 });
 

@@ -1,0 +1,33 @@
+// Numbers between this machine's byte order and the network's (big-endian): byteorder(3).
+
+import { endianness } from "node:os";
+
+import { checkCount } from "./check.ts";
+
+const LITTLE = endianness() === "LE";
+
+/**
+ * A 16-bit number from host to network order: Python's `socket.htons`. Where the two orders are the
+ * same it does nothing; on a little-endian machine it swaps the bytes. Refuses what does not fit.
+ *
+ * @example
+ * htons(1).toString(16); // "100" on Intel and ARM: the bytes 01 00 have become 00 01
+ */
+export function htons(host: number): number {
+  checkCount("a 16-bit number", host, 0, 0xffff);
+  return LITTLE ? ((host & 0xff) << 8) | (host >>> 8) : host;
+}
+
+/** A 32-bit number from host to network order, unsigned: Python's `socket.htonl`. */
+export function htonl(host: number): number {
+  checkCount("a 32-bit number", host, 0, 0xffff_ffff);
+  if (!LITTLE) return host;
+  const swapped = (htons(host & 0xffff) << 16) | htons(host >>> 16);
+  return swapped >>> 0;
+}
+
+/** A 16-bit number from network to host order: Python's `socket.ntohs`. The same swap. */
+export const ntohs: (network: number) => number = htons;
+
+/** A 32-bit number from network to host order, unsigned: Python's `socket.ntohl`. The same swap. */
+export const ntohl: (network: number) => number = htonl;

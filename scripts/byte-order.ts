@@ -1,0 +1,55 @@
+const help = `
+Byte order: the bytes of a number in this machine's order and in the network's, and what becomes of it
+on the way through a socket.
+Documented in tutorial 003, "Binary Data".
+
+  terminal 1:  bun run scripts/byte-order.ts
+  terminal 2:  bun run scripts/byte-order.ts --number 258    (it needs no partner: try another number)
+`;
+
+import { endianness } from "node:os";
+
+import { htonl, htons, ntohl } from "../lib/byteorder.ts";
+import { cli, print, refuse } from "../lib/cli.ts";
+import { connect, listen } from "../lib/socket.ts";
+
+const { number } = cli(help, {
+  number: { type: "count", default: 1, min: 0, about: "a number of at most 32 bits" },
+});
+if (number > 0xffff_ffff) refuse(`--number must fit 32 bits, not "${number}"`);
+
+// A number's bytes as they lie in this machine's memory.
+const inMemory = (long: number) => Buffer.from(Uint32Array.of(long).buffer);
+const hex = (bytes: Buffer) => bytes.toString("hex").replace(/..(?=.)/g, "$& ");
+
+print(`this machine is ${endianness() === "LE" ? "little" : "big"}-endian`);
+if (number <= 0xffff) {
+  const short = (value: number) => hex(Buffer.from(Uint16Array.of(value).buffer));
+  print(`${number} in 16 bits: host order ${short(number)}, network order ${short(htons(number))}`);
+}
+print(
+  `${number} in 32 bits: host order ${hex(inMemory(number))}, network order ${hex(inMemory(htonl(number)))}`,
+);
+
+using server = listen({ port: 0 });
+using near = await connect(server.address);
+using far = await server.accept();
+
+// There, in network order: whoever receives it reads the number that was sent, on any machine.
+await near.sendAll(inMemory(htonl(number)));
+const there = await far.recvExactly(4);
+print(`sent with htonl: ${hex(there)} on the wire, read with ntohl: ${ntohl(wordOf(there))}`);
+
+// And back, as it lies in memory: a machine with the other order reads another number.
+await far.sendAll(inMemory(number));
+const back = await near.recvExactly(4);
+print(`sent without:    ${hex(back)} on the wire, read in network order: ${back.readUInt32BE()}`);
+
+// Text has no byte order, and a small number is shorter as text: but then its length varies.
+print(
+  `sent as text:    ${hex(Buffer.from(`${number}`))} on the wire, ${`${number}`.length} of 4 bytes`,
+);
+
+function wordOf(bytes: Buffer): number {
+  return new Uint32Array(Uint8Array.from(bytes).buffer)[0]!;
+}

@@ -1,0 +1,54 @@
+const help = `
+One connection, used in three ways: one side sends (simplex), both in turns (half duplex), both at the
+same time (full duplex).
+Documented in tutorial 002, "통신방식".
+
+  terminal 1:  bun run scripts/duplex.ts
+  terminal 2:  bun run scripts/duplex.ts --trace           (it is both ends itself)
+
+The tutorials call a socket turn-based, and its two sides dependent. It is neither: TCP is full duplex,
+and turns are a rule of the program's own. The numbers are the other way round there, too: send
+returns how many bytes it took, sendall nothing.
+`;
+
+import { cli, print } from "../lib/cli.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
+
+const { bytes } = cli(help, {
+  bytes: { type: "count", default: 8_000_000, min: 1, about: "how much each side sends at once" },
+});
+using server = listen({ port: 0 });
+using near = await connect(server.address);
+using far = await server.accept();
+
+// Simplex: near talks, far listens. Nothing is agreed on but that.
+for (const word of ["one", "two", "three"]) await near.sendAll(`${word} `);
+print(`simplex: far received "${await far.recvExactly(14)}"`);
+
+// Half duplex: nobody talks before the other one has finished.
+for (const question of ["ping", "pong"]) {
+  await near.sendAll(question);
+  const heard = await far.recvExactly(4);
+  await far.sendAll(heard.reverse());
+  print(`half duplex: near sent "${question}", far answered "${await near.recvExactly(4)}"`);
+}
+
+// Full duplex: each direction has its own bytes, its own order, its own end. Both send far more than
+// fits in the kernel's buffers. It works because both receive while they send: in turns, each would
+// wait for the other to receive first, for ever.
+const [toFar, toNear] = await Promise.all([talk(near, far), talk(far, near)]);
+print(`full duplex: ${toFar} bytes one way and ${toNear} the other, at the same time`);
+
+// One direction may end before the other: that is a half-close.
+near.shutdown("write");
+await far.recv(1); // EOF
+await far.sendAll("far may still talk");
+print(`half-close: near has ended its side, and received "${await near.recv(100)}"`);
+
+async function talk(from: Socket, to: Socket): Promise<number> {
+  const [received] = await Promise.all([
+    to.recvExactly(bytes),
+    from.sendAll(Buffer.alloc(bytes, "talk ")),
+  ]);
+  return received.length;
+}

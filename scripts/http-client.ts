@@ -1,0 +1,52 @@
+const help = `
+HTTP client by hand: sends a GET over a raw socket, says that this was all, and reads the reply to its
+end. The body goes to stdout, the status to stderr.
+Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
+
+  terminal 1:  bun run scripts/http-server.ts
+  terminal 2:  bun run scripts/http-client.ts --path /hello
+`;
+
+import { cli, clientFlags, fail, refuse, write } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { connect } from "../lib/socket.ts";
+
+const MAX_HEAD = 64 * 1024;
+const END = "\r\n\r\n";
+
+const { host, port, path, signal } = cli(help, {
+  ...clientFlags(8000),
+  path: { type: "string", default: "/", about: "what to get" },
+});
+if (!/^\/[!-~]*$/.test(path)) refuse(`--path must begin with / and hold no blanks, not "${path}"`);
+
+using conn = await connect({ host, port, signal });
+const address = host ?? "127.0.0.1";
+const name = formatAddress({ host: address, port });
+// HTTP/1.0: the reply comes as it is, not in HTTP/1.1's chunks, and ends with the connection.
+await conn.sendAll(`GET ${path} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);
+// shutdown(1) in the tutorial: no more from us, but we still listen.
+conn.shutdown("write");
+
+let head = Buffer.alloc(0);
+while (!head.includes(END) && head.length <= MAX_HEAD) {
+  const chunk = await conn.recv(65_536);
+  if (chunk.length === 0) break;
+  head = Buffer.concat([head, chunk]);
+}
+const end = head.indexOf(END);
+const [, status, code] = head.toString("latin1").match(/^HTTP\/\d\.\d ((\d{3})[^\r\n]*)/) ?? [];
+
+if (end < 0 || status === undefined) await fail(`${name} did not answer in HTTP`);
+console.error(status);
+
+const body = head.subarray(end + END.length);
+const length = head.toString("latin1", 0, end).match(/^content-length: *(\d+) *$/im)?.[1];
+let received = body.length;
+await write(body);
+for await (const chunk of conn) {
+  received += chunk.length;
+  await write(chunk);
+}
+if (received < Number(length)) await fail(`${name} sent ${received} of ${length} bytes`);
+if (Number(code) >= 400) process.exitCode = 1;

@@ -1,0 +1,77 @@
+const help = `
+HTTP server by hand: reads a request head over a raw socket and answers with a small page.
+Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
+
+  terminal 1:  bun run scripts/http-server.ts
+  terminal 2:  bun run scripts/http-client.ts              (or curl -i http://127.0.0.1:8000/)
+
+The tutorial names three ways to serve many clients: threads (see echo-threaded-server.ts), sockets
+that do not block (this script), and select (see select-server.ts). In its code for the first, ct.run()
+runs in the very thread that accepts; what was meant is ct.start().
+`;
+
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+
+const MAX_HEAD = 16 * 1024;
+const HEAD_MS = 10_000; // for the whole head, so that nobody holds us up with a byte now and then
+const LINGER_MS = 1_000;
+
+const { host, port, signal } = cli(help, serverFlags(8000));
+using server = listen({ host, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+for await (const conn of server) serve(conn).catch(warn);
+
+async function serve(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  const head = await receiveHead(conn);
+  if (head === "") return; // a browser opens connections ahead, and may not need them
+  await conn.sendAll(reply(head));
+
+  // Closing while the client still sends, say the body of a POST, would reset the connection and
+  // might cost it the reply. So: FIN first, then receive what it sends, for a moment.
+  conn.shutdown("write");
+  const enough = { signal: AbortSignal.timeout(LINGER_MS) };
+  while ((await conn.recv(65_536, enough).catch(() => "")).length > 0);
+}
+
+// Everything up to the empty line; less, when the client stops before or takes too long.
+async function receiveHead(conn: Socket): Promise<string> {
+  const signal = AbortSignal.timeout(HEAD_MS);
+  let head = "";
+  while (!head.includes("\r\n\r\n") && head.length <= MAX_HEAD) {
+    const chunk = await conn.recv(4096, { signal }).catch((error: unknown) => {
+      if (signal.aborted) return Buffer.alloc(0);
+      throw error;
+    });
+    if (chunk.length === 0) break;
+    head += chunk.toString("latin1"); // a head is ASCII: one character a byte, wherever it is cut
+  }
+  return head;
+}
+
+function reply(received: string): string {
+  const end = received.indexOf("\r\n\r\n");
+  if (end > MAX_HEAD || (end < 0 && received.length > MAX_HEAD)) {
+    return page("431 Request Header Fields Too Large", `The limit is ${MAX_HEAD} bytes.`);
+  }
+  const [request = "", ...fields] = received.slice(0, end).split("\r\n");
+  const [, method] = request.match(/^([!-~]+) [!-~]+ HTTP\/1\.[01]$/) ?? [];
+  const field = /^[!#$%&'*+.^_`|~\w-]+:[^\0\r\n]*$/; // RFC 9112, section 5
+  if (end < 0 || method === undefined || !fields.every((line) => field.test(line))) {
+    return page("400 Bad Request", "That was no HTTP request.");
+  }
+  if (method !== "GET" && method !== "HEAD") {
+    return page("405 Method Not Allowed", `${method} is not for here.`, "Allow: GET, HEAD\r\n");
+  }
+  const answer = page("200 OK", `This server received:\n\n${received.slice(0, end)}`);
+  return method === "GET" ? answer : answer.slice(0, answer.indexOf("\r\n\r\n") + 4);
+}
+
+function page(status: string, text: string, more = ""): string {
+  const body = `<!doctype html>\n<title>${status}</title>\n<pre>${Bun.escapeHTML(text)}</pre>\n`;
+  const type = "Content-Type: text/html; charset=utf-8";
+  const length = `Content-Length: ${Buffer.byteLength(body)}`;
+  return `HTTP/1.1 ${status}\r\n${type}\r\n${length}\r\n${more}Connection: close\r\n\r\n${body}`;
+}

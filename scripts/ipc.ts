@@ -1,0 +1,68 @@
+const help = `
+Two processes of one machine talking: over the loopback interface, and over a Unix-domain socket,
+which is a file instead of a port. The verbs are the same.
+Documented in tutorial 003, "IPC".
+
+  terminal 1:  bun run scripts/ipc.ts
+  terminal 2:  bun run scripts/ipc.ts --trace              (it starts its partner itself)
+`;
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { cli, print } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { connect, listen, type ServerSocket } from "../lib/socket.ts";
+
+const { path, port, signal } = cli(help, {
+  path: { type: "string", about: "be the partner, at this file" },
+  port: { type: "port", default: 0, min: 0, about: "be the partner, at this port" },
+});
+const ROUND_TRIPS = 1_000;
+
+if (path !== undefined) await answer({ path });
+else if (port !== 0) await answer({ port });
+else await ask();
+
+// The partner: a process of its own.
+async function answer(where: { path: string } | { port: number }): Promise<void> {
+  using conn = await connect({ ...where, signal });
+  await conn.sendAll(`hello from process ${process.pid}`);
+  for await (const chunk of conn) await conn.sendAll(chunk);
+}
+
+async function ask(): Promise<void> {
+  // Bound to the loopback address, nobody on another machine can connect.
+  using loopback = listen({ host: "127.0.0.1", port: 0, signal });
+  await converse(loopback, "--port", String(loopback.address.port));
+
+  // In a folder of our own, nobody else on this machine can either.
+  const folder = mkdtempSync(join(tmpdir(), "ipc-"));
+  try {
+    const file = join(folder, "socket");
+    using local = listen({ path: file, signal });
+    await converse(local, "--path", file);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+async function converse(server: ServerSocket, ...where: string[]): Promise<void> {
+  // A compiled script is its own program; otherwise Bun is, and runs this file.
+  const program = Bun.main.startsWith("/$bunfs/") ? [] : [Bun.main];
+  const partner = Bun.spawn([process.execPath, ...program, ...where], { stderr: "inherit" });
+  using conn = await server.accept();
+  const greeting = await conn.recv(100);
+  print(`${formatAddress(server.address)}: "${greeting}" to process ${process.pid}`);
+
+  const started = performance.now();
+  for (let i = 0; i < ROUND_TRIPS; i++) {
+    await conn.sendAll("ping");
+    await conn.recvExactly(4);
+  }
+  const each = ((performance.now() - started) / ROUND_TRIPS) * 1000;
+  print(`${formatAddress(server.address)}: ${ROUND_TRIPS} round trips, ${each.toFixed(0)} µs each`);
+  conn.close();
+  await partner.exited;
+}

@@ -1,0 +1,36 @@
+const help = `
+Message server: sends back every message unchanged, for ever. A stream of bytes has no messages in it;
+both sides agree on a framing, which draws the line between one message and the next.
+Documented in tutorial 003, "Using a Socket" (MySocket).
+
+  terminal 1:  bun run scripts/message-server.ts
+  terminal 2:  bun run scripts/message-client.ts
+`;
+
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { formatAddress } from "../lib/errors.ts";
+import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+
+const { host, port, framing, bytes, signal } = cli(help, {
+  ...serverFlags(5001),
+  framing: {
+    type: "choice",
+    choices: ["fixed", "delimited", "length"],
+    default: "length",
+    about: "a fixed length, a newline at the end, or the length in front",
+  },
+  bytes: { type: "count", default: 16, min: 1, about: "the fixed length" },
+});
+const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: lengthPrefixed() };
+
+using server = listen({ host, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+for await (const conn of server) serve(conn).catch(warn);
+
+async function serve(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  for await (const message of messages(conn, framings[framing])) {
+    await sendMessage(conn, framings[framing], message);
+  }
+}

@@ -1,0 +1,87 @@
+// Unix-domain sockets: the same verbs, and the care that their files need.
+
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect, listen } from "../lib/socket.ts";
+import { failure, PATIENCE_MS, pattern, python, recvAll, testPython } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+const folder = mkdtempSync(join(tmpdir(), "unix-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+const path = join(folder, "socket");
+
+test("bytes both ways, half-close, addresses; and the file goes with the server", async () => {
+  const server = listen({ path });
+  using near = await connect({ path });
+  using far = await server.accept();
+  for (const address of [server.address, near.remoteAddress, near.localAddress, far.localAddress]) {
+    expect(address).toEqual({ host: path, port: 0 });
+  }
+  const data = pattern(4 << 20);
+  const [got] = await Promise.all([
+    recvAll(far),
+    near.sendAll(data).then(() => near.shutdown("write")),
+  ]);
+  expect(got.equals(data)).toBe(true);
+  await far.sendAll("answer"); // after the FIN
+  far.close();
+  expect(String(await recvAll(near))).toBe("answer");
+  server.close();
+  expect(existsSync(path)).toBe(false);
+});
+
+test("a file in use is EADDRINUSE, and its server notices nothing", async () => {
+  using server = listen({ path });
+  expect((await failure(() => listen({ path }))).message).toBe(`listen EADDRINUSE ${path}`);
+  expect(server.tryAccept()).toBeNull();
+  using _near = await connect({ path });
+  using _far = await server.accept();
+  expect(server.tryAccept()).toBeNull();
+});
+
+test("nobody there is ENOENT, a file that is no socket stays", async () => {
+  expect((await failure(connect({ path }))).message).toBe(`connect ENOENT ${path}`);
+  const file = join(folder, "text");
+  writeFileSync(file, "not a socket");
+  expect((await failure(() => listen({ path: file }))).code).toBe("EADDRINUSE");
+  expect(await Bun.file(file).text()).toBe("not a socket");
+  expect(await failure(() => listen({ path: "" }))).toBeInstanceOf(TypeError);
+});
+
+testPython("a stale file, left by a process that was killed, is taken over", async () => {
+  await using peer = python(
+    `
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
+print("bound"); sys.stdin.readline()`,
+    path,
+  );
+  await peer.until(/bound/);
+  expect((await failure(() => listen({ path }))).code).toBe("EADDRINUSE"); // alive
+  peer.kill("SIGKILL");
+  await peer.exit();
+  expect(existsSync(path)).toBe(true);
+  expect((await failure(connect({ path }))).code).toBe("ECONNREFUSED");
+  using server = listen({ path });
+  using _near = await connect({ path });
+  using _far = await server.accept();
+});
+
+testPython("with CPython at the other end", async () => {
+  using server = listen({ path });
+  await using client = python(
+    `
+conn = socket.socket(socket.AF_UNIX); conn.connect(sys.argv[1])
+conn.sendall(b"question"); conn.shutdown(socket.SHUT_WR)
+print("got", recv_all(conn).decode())`,
+    path,
+  );
+  using conn = await server.accept();
+  expect(String(await recvAll(conn))).toBe("question");
+  await conn.sendAll("answer");
+  conn.close();
+  await client.until(/got answer\n/);
+});
