@@ -10,7 +10,7 @@ import { startTrace, type TraceMode } from "./trace.ts";
 /** After a SIGINT or SIGTERM, how long open connections have to finish. */
 const GRACE_MS = 1_000;
 
-/** One flag: `--name`, what it takes, and the line about it in `--help`. */
+/** One flag, what it takes, and the line about it in `--help`. `maxSize` is `--max-size` to type. */
 export type Flag =
   | { type: "boolean"; about: string }
   | { type: "string"; about: string; default?: string; env?: string }
@@ -195,34 +195,40 @@ function stopOnSignals(stop: AbortController): void {
 }
 
 function readFlags(flags: Flags): Record<string, unknown> {
-  const { values } = parse(flags);
+  const given = parse(flags);
+  const values: Record<string, unknown> = {};
   for (const [name, flag] of Object.entries(flags)) {
     if (flag.type === "boolean") {
-      values[name] ??= false;
+      values[name] = given[kebab(name)] ?? false;
       continue;
     }
-    const fromEnv = flag.env === undefined ? undefined : process.env[flag.env] || undefined;
-    const label = values[name] === undefined && fromEnv !== undefined ? flag.env : `--${name}`;
-    const text = values[name] ?? fromEnv;
-    const given = text ?? flag.default;
-    values[name] = given === undefined ? undefined : valueOf(flag, label!, String(given));
+    const env = flag.env === undefined ? "" : (process.env[flag.env] ?? "");
+    const flagged = given[kebab(name)];
+    const text = flagged ?? (env || flag.default);
+    const label = flagged === undefined && env !== "" ? flag.env! : `--${kebab(name)}`;
+    values[name] = text === undefined ? undefined : valueOf(flag, label, String(text));
   }
   return values;
 }
 
-function parse(flags: Flags): { values: Record<string, unknown> } {
+function parse(flags: Flags): Record<string, unknown> {
   const options: Record<string, { type: "boolean" | "string" }> = {};
   for (const [name, { type }] of Object.entries(flags)) {
-    options[name] = { type: type === "boolean" ? "boolean" : "string" };
+    options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
   }
   try {
     const args = process.argv.slice(2).map((arg) => (arg === "--trace" ? "--trace=text" : arg));
-    return parseArgs({ args, options, allowPositionals: false });
+    return parseArgs({ args, options, allowPositionals: false }).values;
   } catch (error) {
     // Behind the first sentence comes advice on `--` that no script here can use.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
     throw new Error(`${line.replace(/\.$/, "")} (see --help)`);
   }
+}
+
+/** maxSize -> max-size */
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
 }
 
 function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: string) {
@@ -251,7 +257,7 @@ function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: 
 
 function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]) => {
-    if (flag.type === "boolean") return [`--${name}`, flag.about];
+    if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
     if (name === "trace") return ["--trace", flag.about];
     const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];
     const notes = [
@@ -259,7 +265,7 @@ function helpText(help: string, flags: Flags): string {
       flag.env === undefined ? "" : `environment: ${flag.env}`,
     ].filter(Boolean);
     const note = notes.length > 0 ? ` (${notes.join(", ")})` : "";
-    return [`--${name} ${takes}`, flag.about + note];
+    return [`--${kebab(name)} ${takes}`, flag.about + note];
   });
   const width = Math.max(...rows.map(([left]) => left!.length));
   const lines = rows.map(([left, right]) => `  ${left!.padEnd(width)}  ${right}`);

@@ -8,12 +8,13 @@
 // One script file holds both sides:
 //
 //     if (Bun.isMainThread) await startThreads(import.meta.url, { port, threads, signal });
-//     else await acceptLoop(echo);
+//     else await acceptLoop(echo, limits);
 
 import { randomUUID } from "node:crypto";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { STDOUT_CLOSED, warn } from "./cli.ts";
+import { type Limits, serve } from "./serve.ts";
 import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
 
 export interface ThreadOptions {
@@ -32,6 +33,7 @@ interface Job {
   host: string;
   port: number;
   secret: string | null;
+  threads: number;
 }
 
 /** What the relay sends a Worker before the client's bytes: JSON, filled up with blanks. */
@@ -51,8 +53,8 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const { address } = server;
   if (!relay) server.close();
   const job: Job = relay
-    ? { host: "127.0.0.1", port: 0, secret: randomUUID() }
-    : { ...address, secret: null };
+    ? { host: "127.0.0.1", port: 0, secret: randomUUID(), threads }
+    : { ...address, secret: null, threads };
 
   const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
   const replace = (slot: number, why: string) => {
@@ -67,24 +69,25 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
 }
 
 /**
- * A Worker's side: accepts connections and hands each to `serve`, until the main thread stops it.
- * When `serve` ends, its connection is closed; when it throws, that is told on stderr, and only
- * this connection ends.
+ * A Worker's side: accepts connections and runs `handle` for each, as `serve` does, until the main
+ * thread stops it. The limits are for all threads together.
  */
-export async function acceptLoop(serve: (conn: Socket) => Promise<void>): Promise<void> {
-  const { host, port, secret } = workerData as Job;
+export async function acceptLoop(
+  handle: (conn: Socket) => Promise<void>,
+  limits: Limits,
+): Promise<void> {
+  const { host, port, secret, threads } = workerData as Job;
   const server = listen({ host, port, reusePort: secret === null });
-  const run = async (conn: Socket) => {
-    using _closedAtTheEnd = conn;
-    if (secret !== null) await takePreface(conn, secret);
-    await serve(conn);
-  };
   parentPort!.once("message", () => {
     server.close();
     parentPort!.close();
   });
   parentPort!.postMessage(server.address);
-  for await (const conn of server) run(conn).catch(warn);
+  const known = async (conn: Socket) => {
+    if (secret !== null) await takePreface(conn, secret);
+    await handle(conn);
+  };
+  await serve(server, known, limits, threads);
 }
 
 // Resolves with where the Worker listens when it does, rejects when it ends before that.

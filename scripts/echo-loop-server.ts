@@ -8,11 +8,13 @@ Documented in tutorial 000, "변형 : 에코서버2".
 
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
+import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-const { host, port, forever, signal } = cli(help, {
+const { host, port, forever, idleTimeout, signal } = cli(help, {
   ...serverFlags(4000),
   forever: { type: "boolean", about: "go on with the next client instead of exiting" },
+  idleTimeout: { ...limitFlags.idleTimeout, default: 0 }, // the tutorial waits as long as it takes
 });
 
 using server = listen({ host, port, signal });
@@ -23,6 +25,7 @@ else await echo(await server.accept());
 
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
+  if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
   // A chunk may end in the middle of a character: a streaming decoder keeps the half for the next.
   const decoder = new TextDecoder();
   for (;;) {

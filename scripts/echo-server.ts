@@ -8,11 +8,13 @@ Documented in tutorial 000, "간단한 에코서버".
 
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
+import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-const { host, port, forever, signal } = cli(help, {
+const { host, port, forever, idleTimeout, signal } = cli(help, {
   ...serverFlags(4000),
   forever: { type: "boolean", about: "go on with the next client instead of exiting" },
+  idleTimeout: { ...limitFlags.idleTimeout, default: 0 }, // the tutorial waits as long as it takes
 });
 
 using server = listen({ host, port, signal });
@@ -24,6 +26,7 @@ else await echo(await server.accept());
 
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
+  if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
   // Up to 1024 bytes of what the client has sent: all of it, if it fits and was sent in one piece.
   const message = await conn.recv(1024);
   await print(new TextDecoder().decode(message));

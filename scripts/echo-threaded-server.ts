@@ -10,11 +10,13 @@ import { availableParallelism } from "node:os";
 
 import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
+import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads } from "../lib/threads.ts";
 
-const { host, port, threads, relay, signal } = cli(help, {
+const { host, port, threads, relay, signal, ...limits } = cli(help, {
   ...serverFlags(4000),
+  ...limitFlags,
   threads: { type: "count", default: availableParallelism(), min: 1, about: "how many threads" },
   relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
 });
@@ -28,5 +30,5 @@ if (Bun.isMainThread) {
   const address = await startThreads(import.meta.url, { host, port, threads, relay, signal });
   print(`listening on ${formatAddress(address)}`);
 } else {
-  await acceptLoop(echo);
+  await acceptLoop(echo, limits);
 }

@@ -10,21 +10,21 @@ that do not block (this script), and select (see select-server.ts). In its code 
 runs in the very thread that accepts; what was meant is ct.start().
 `;
 
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
+import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const MAX_HEAD = 16 * 1024;
 const HEAD_MS = 10_000; // for the whole head, so that nobody holds us up with a byte now and then
 const LINGER_MS = 1_000;
 
-const { host, port, signal } = cli(help, serverFlags(8000));
+const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8000), ...limitFlags });
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
-for await (const conn of server) serve(conn).catch(warn);
+await serve(server, answer, limits);
 
-async function serve(conn: Socket): Promise<void> {
-  using _closedAtTheEnd = conn;
+async function answer(conn: Socket): Promise<void> {
   const head = await receiveHead(conn);
   if (head === "") return; // a browser opens connections ahead, and may not need them
   await conn.sendAll(reply(head));

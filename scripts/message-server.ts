@@ -7,13 +7,15 @@ Documented in tutorial 003, "Using a Socket" (MySocket).
   terminal 2:  bun run scripts/message-client.ts
 `;
 
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
+import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-const { host, port, framing, bytes, signal } = cli(help, {
+const { host, port, framing, bytes, signal, ...limits } = cli(help, {
   ...serverFlags(5001),
+  ...limitFlags,
   framing: {
     type: "choice",
     choices: ["fixed", "delimited", "length"],
@@ -26,10 +28,9 @@ const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: le
 
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
-for await (const conn of server) serve(conn).catch(warn);
+await serve(server, echo, limits);
 
-async function serve(conn: Socket): Promise<void> {
-  using _closedAtTheEnd = conn;
+async function echo(conn: Socket): Promise<void> {
   for await (const message of messages(conn, framings[framing])) {
     await sendMessage(conn, framings[framing], message);
   }

@@ -11,11 +11,13 @@ import { availableParallelism } from "node:os";
 
 import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
+import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads } from "../lib/threads.ts";
 
-const { host, port, threads, relay, signal } = cli(help, {
+const { host, port, threads, relay, signal, ...limits } = cli(help, {
   ...serverFlags(8080),
+  ...limitFlags,
   threads: { type: "count", default: availableParallelism(), min: 1, about: "how many threads" },
   relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
 });
@@ -36,5 +38,5 @@ if (Bun.isMainThread) {
   print("Server is running...");
   print(`listening on ${formatAddress(address)}`);
 } else {
-  await acceptLoop(reply);
+  await acceptLoop(reply, limits);
 }

@@ -9,30 +9,33 @@ Documented in tutorial 003, "Non-blocking Sockets".
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { select } from "../lib/select.ts";
+import { affordable, limitFlags } from "../lib/serve.ts";
 import { listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 
-const { host, port, timeout, signal } = cli(help, {
+const { host, port, timeout, maxConnections, idleTimeout, signal } = cli(help, {
   ...serverFlags(5000),
+  ...limitFlags,
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
+const max = affordable(maxConnections);
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
-// Every client, and what it has still to get back. A client that is owed something is not read
-// until it has taken that: whoever does not listen is not listened to, and needs no memory.
-const owed = new Map<Socket, Buffer>();
+// Every client: what it has still to get back, and when it was last heard of. One that is owed
+// something is not read until it has taken that: who does not listen is not listened to.
+const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
-while (!signal.aborted || owed.size > 0) {
-  const clients = [...owed.keys()];
-  const owing = clients.filter((conn) => owed.get(conn)!.length > 0);
-  const readers: (ServerSocket | Socket)[] = clients.filter((conn) => owed.get(conn)!.length === 0);
-  if (!signal.aborted) readers.push(server);
+while (!signal.aborted || clients.size > 0) {
+  const owing: Socket[] = [];
+  const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
+  for (const [conn, { owed }] of clients) (owed.length > 0 ? owing : readers).push(conn);
 
   try {
     const [readable, writable] = await select(readers, owing, [], timeout * 1000);
     if (readable.length + writable.length === 0) print("no activity");
     for (const socket of readable) socket === server ? welcome() : receive(socket as Socket);
     for (const conn of writable) send(conn);
+    dropIdle();
   } catch (error) {
     if (!signal.aborted) throw error; // the signal closed the server under select()
   }
@@ -40,7 +43,8 @@ while (!signal.aborted || owed.size > 0) {
 
 function welcome(): void {
   for (let conn = server.tryAccept(); conn !== null; conn = server.tryAccept()) {
-    owed.set(conn, Buffer.alloc(0));
+    if (clients.size < max) clients.set(conn, { owed: Buffer.alloc(0), active: performance.now() });
+    else conn.reset();
   }
 }
 
@@ -49,15 +53,17 @@ function receive(conn: Socket): void {
     const chunk = conn.tryRecv(4096);
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
-    owed.set(conn, chunk);
+    clients.set(conn, { owed: chunk, active: performance.now() });
     send(conn);
   });
 }
 
 function send(conn: Socket): void {
   attempt(conn, () => {
-    const bytes = owed.get(conn)!;
-    owed.set(conn, bytes.subarray(conn.trySend(bytes)));
+    const client = clients.get(conn)!;
+    const sent = conn.trySend(client.owed);
+    if (sent > 0) client.active = performance.now();
+    client.owed = client.owed.subarray(sent);
   });
 }
 
@@ -71,7 +77,14 @@ function attempt(conn: Socket, step: () => void): void {
   }
 }
 
+// Looked for whenever select() returns, which is every --timeout seconds at the latest.
+function dropIdle(): void {
+  if (idleTimeout === 0) return;
+  const limit = performance.now() - idleTimeout * 1000;
+  for (const [conn, { active }] of clients) if (active < limit) drop(conn);
+}
+
 function drop(conn: Socket): void {
-  owed.delete(conn);
+  clients.delete(conn);
   conn.close();
 }

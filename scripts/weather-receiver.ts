@@ -10,13 +10,15 @@ Documented in tutorial 001, "Server".
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
+import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 /** A sensor that sends more than this without a newline is not sending readings. */
 const MAX_READING = 1024;
 
-const { host, port, signal } = cli(help, {
+const { host, port, signal, ...limits } = cli(help, {
   ...serverFlags(23456),
+  ...limitFlags,
   host: {
     type: "string",
     env: "HOST",
@@ -31,14 +33,11 @@ using server = listen({ host: ip, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
 print("waiting for a connection");
-for await (const conn of server) {
-  print(`connection from ${formatAddress(conn.remoteAddress)}`);
-  receive(conn).catch(warn); // not awaited: the next sensor need not wait for this one
-  print("waiting for a connection");
-}
+await serve(server, receive, limits);
 
 async function receive(conn: Socket): Promise<void> {
-  using _closedAtTheEnd = conn;
+  await print(`connection from ${formatAddress(conn.remoteAddress)}`);
+  print("waiting for a connection"); // the next sensor need not wait for this one
   // 64 bytes may hold a reading and a half, or end within a character: what is cut off waits here.
   const decoder = new TextDecoder();
   let rest = "";

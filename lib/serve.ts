@@ -1,0 +1,84 @@
+// The accept loop of a server that stays up: many connections at once, each with its own handler,
+// within limits that clients who open and say nothing cannot exceed.
+
+import { existsSync, readFileSync } from "node:fs";
+
+import { warn } from "./cli.ts";
+import type { ServerSocket, Socket } from "./socket.ts";
+
+/** Descriptors kept for everything that is not a connection: listening, files, the runtime's own. */
+const RESERVE = 32;
+
+export interface Limits {
+  /** Connections at once; those beyond are reset. Never more than there are descriptors for. */
+  maxConnections: number;
+  /** Seconds that one `recv` or `send` may wait for the peer, then the connection ends. 0: no limit. */
+  idleTimeout: number;
+}
+
+/** `--max-connections` and `--idle-timeout`, for `cli`. */
+export const limitFlags = {
+  maxConnections: {
+    type: "count",
+    default: 10_000,
+    min: 1,
+    about: "connections at once; more are reset",
+  },
+  idleTimeout: {
+    type: "seconds",
+    default: 300,
+    min: 0,
+    about: "how long a connection may be silent before it is closed, 0 for ever",
+  },
+} as const;
+
+/**
+ * Accepts connections until the server is closed, and runs `handle` for each. When that ends, its
+ * connection is closed; when it throws, that is told in one line on stderr, and nothing else ends.
+ * Of several `threads` that do this, each takes its part of the connections.
+ *
+ * @example
+ * await serve(server, async (conn) => {
+ *   for await (const chunk of conn) await conn.sendAll(chunk);
+ * }, { maxConnections: 1_000, idleTimeout: 60 });
+ */
+export async function serve(
+  server: ServerSocket,
+  handle: (conn: Socket) => Promise<void>,
+  { maxConnections, idleTimeout }: Limits,
+  threads = 1,
+): Promise<void> {
+  const max = Math.ceil(affordable(maxConnections) / threads);
+  let open = 0;
+  let full = false;
+  const run = async (conn: Socket) => {
+    using _closedAtTheEnd = conn;
+    if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
+    await handle(conn);
+  };
+  for await (const conn of server) {
+    if (open >= max) {
+      conn.reset();
+      if (!full) warn(`${max} connections are open: more are refused until one ends`);
+      full = true;
+      continue;
+    }
+    full = false;
+    open++;
+    run(conn)
+      .catch(warn)
+      .finally(() => open--);
+  }
+}
+
+/**
+ * As many connections as are wanted, or as the process has descriptors for, if that is less:
+ * getrlimit(2), as Linux shows it in proc_pid_limits(5). With none left, a connection could be
+ * neither accepted nor refused, and Bun would try again and again.
+ */
+export function affordable(connections: number): number {
+  const limits = "/proc/self/limits";
+  if (!existsSync(limits)) return connections;
+  const [, files] = readFileSync(limits, "utf8").match(/^Max open files +(\d+)/m) ?? [];
+  return files === undefined ? connections : Math.min(connections, Number(files) - RESERVE);
+}
