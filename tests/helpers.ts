@@ -6,7 +6,7 @@ import { test } from "bun:test";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
 /** For `setDefaultTimeout`: machines may be slow, and a test that hangs shall end all the same. */
-export const PATIENCE_MS = 30_000;
+export const PATIENCE_MS = 20_000;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const python3 = Bun.which("python3");

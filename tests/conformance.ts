@@ -1,0 +1,300 @@
+// One function that puts a connected socket through everything that a socket promised, whatever it
+// is made of and whoever is at the other end: after trio's `check_two_way_stream`. It stands alone
+// (no test runner), so that it also runs in a process of its own.
+
+import assert from "node:assert/strict";
+
+import { SocketError } from "../lib/errors.ts";
+import { select } from "../lib/select.ts";
+import type { Socket } from "../lib/socket.ts";
+
+/** The other end: a lib socket, a CPython process, anything that can do these. */
+export interface Peer extends AsyncDisposable {
+  /** Sends all of it; need not wait for the other side to receive. */
+  sendAll(data: Uint8Array): Promise<void>;
+  recvExactly(bytes: number): Promise<Buffer>;
+  recvToEnd(): Promise<Buffer>;
+  /** FIN only. */
+  shutdownWrite(): Promise<void>;
+  close(): Promise<void>;
+  /** RST, where the kind of socket has that. */
+  reset(): Promise<void>;
+}
+
+export interface Pair {
+  conn: Socket;
+  peer: Peer;
+}
+
+export interface Kind {
+  make(): Promise<Pair>;
+  /** Unix-domain sockets have no reset: to the other side it is an end. */
+  hasReset: boolean;
+}
+
+const BIG = 4 << 20;
+
+/** The checks, by name. Each gets a fresh pair. */
+export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> = {
+  async "bytes go both ways, unchanged"({ conn, peer }) {
+    await conn.sendAll("안녕");
+    assert.equal(String(await peer.recvExactly(6)), "안녕");
+    await conn.sendAll("");
+    assert.equal(await conn.send(""), 0);
+    assert.equal(await conn.send(new Uint8Array([0, 255, 10])), 3);
+    assert.deepEqual([...(await peer.recvExactly(3))], [0, 255, 10]);
+    await peer.sendAll(Buffer.from("answer"));
+    assert.equal(String(await conn.recv(3)), "ans");
+    assert.equal(String(await conn.recvExactly(3)), "wer");
+  },
+
+  async "much goes both ways at once"({ conn, peer }) {
+    const [out, back] = [sample(BIG, 1), sample(BIG, 2)];
+    const sending = peer.sendAll(back);
+    const [there, here] = await Promise.all([
+      peer.recvExactly(BIG),
+      conn.recvExactly(BIG),
+      conn.sendAll(out),
+    ]);
+    assert.ok(there.equals(out) && here.equals(back));
+    await sending;
+  },
+
+  async "sends go out whole and in call order"({ conn, peer }) {
+    const parts = [sample(BIG, 3), sample(10, 4), sample(BIG, 5), sample(1, 6)];
+    const sending = Promise.all(parts.map((part) => conn.sendAll(part)));
+    assert.equal(conn.trySend("not in between"), 0);
+    conn.shutdown("write"); // behind them
+    const received = await peer.recvToEnd();
+    await sending;
+    assert.ok(received.equals(Buffer.concat(parts)));
+  },
+
+  async "nothing there: tryRecv is null; one receiver at a time"({ conn, peer }) {
+    assert.equal(conn.tryRecv(10), null);
+    const receiving = conn.recv(10);
+    const readable = conn.waitReadable();
+    await fails(conn.recv(1), "EBUSY");
+    await fails(conn.recvExactly(1), "EBUSY");
+    await peer.sendAll(Buffer.from("x"));
+    assert.equal(String(await receiving), "x");
+    await peer.sendAll(Buffer.from("y"));
+    await readable;
+    assert.equal(String(conn.tryRecv(10)), "y");
+  },
+
+  async "no room: trySend is 0, until the peer receives"({ conn, peer }) {
+    let sent = 0;
+    for (let took = 1; took > 0; sent += took) took = conn.trySend(new Uint8Array(1 << 20));
+    assert.ok(sent > 0);
+    let writable = false;
+    const waiting = conn.waitWritable().then(() => (writable = true));
+    assert.deepEqual(await select([], [conn], [], 0), [[], [], []]);
+    assert.equal(writable, false);
+    await peer.recvExactly(sent);
+    await waiting;
+    assert.equal(conn.trySend("x"), 1);
+  },
+
+  async "the peer's FIN is EOF, again and again; we still send"({ conn, peer }) {
+    await peer.sendAll(Buffer.from("last"));
+    await peer.shutdownWrite();
+    assert.equal(String(await conn.recvExactly(4)), "last");
+    for (let i = 0; i < 3; i++) assert.equal((await conn.recv(10)).length, 0);
+    assert.equal(conn.tryRecv(1)?.length, 0);
+    await conn.waitReadable();
+    assert.deepEqual((await select([conn], [], [conn], 0))[0], [conn]);
+    const error = await fails(conn.recvExactly(1), "EINCOMPLETE");
+    assert.equal(error.partial?.length, 0);
+    await conn.sendAll("still talking");
+    conn.shutdown("write");
+    assert.equal(String(await peer.recvToEnd()), "still talking");
+  },
+
+  async "our FIN: a further send is EPIPE; we still receive"({ conn, peer }) {
+    await conn.sendAll("all I had to say");
+    conn.shutdown("write");
+    conn.shutdown("write");
+    assert.equal(String(await peer.recvToEnd()), "all I had to say");
+    await fails(conn.send("x"), "EPIPE");
+    await fails(conn.sendAll("x"), "EPIPE");
+    await fails(() => conn.trySend("x"), "EPIPE");
+    await peer.sendAll(Buffer.from("answer"));
+    assert.equal(String(await conn.recvExactly(6)), "answer");
+    await peer.close();
+    assert.equal((await conn.recv(1)).length, 0);
+  },
+
+  async "shutdown of reading is EOF at once, and the peer is not held up"({ conn, peer }) {
+    const receiving = conn.recv(1);
+    conn.shutdown("read");
+    assert.equal((await receiving).length, 0);
+    await peer.sendAll(sample(BIG, 7));
+    assert.equal((await conn.recv(1)).length, 0);
+    await conn.sendAll("we talk");
+    assert.equal(String(await peer.recvExactly(7)), "we talk");
+  },
+
+  async "what was sent arrives, though we close at once"({ conn, peer }) {
+    const data = sample(100_000, 8);
+    const sent = conn.trySend(data);
+    conn.close();
+    const received = await peer.recvToEnd();
+    assert.ok(received.equals(data.subarray(0, sent)));
+  },
+
+  async "closed: every call is EBADF, also one that waits"({ conn }) {
+    const address = conn.remoteAddress;
+    const waiting = [conn.recv(1), conn.waitReadable()];
+    conn.close();
+    for (const call of waiting) await fails(call, "EBADF");
+    for (const call of [conn.recv(1), conn.recvExactly(1), conn.send("x"), conn.sendAll("")]) {
+      await fails(call, "EBADF");
+    }
+    for (const call of [conn.waitReadable(), conn.waitWritable(), select([conn], [], [])]) {
+      await fails(call, "EBADF");
+    }
+    for (const call of [
+      () => conn.tryRecv(1),
+      () => conn.trySend("x"),
+      () => conn.shutdown("both"),
+      () => conn.setTimeout(1),
+    ]) {
+      await fails(call, "EBADF");
+    }
+    conn.close();
+    conn.reset();
+    assert.deepEqual(conn.remoteAddress, address);
+  },
+
+  async "a reset comes after the bytes before it, and is told every time"({ conn, peer }, kind) {
+    await peer.sendAll(Buffer.from("last words"));
+    await conn.waitReadable();
+    await peer.reset();
+    assert.equal(String(await conn.recvExactly(10)), "last words");
+    for (let i = 0; i < 3; i++) {
+      if (kind.hasReset) await fails(conn.recv(1), "ECONNRESET");
+      else assert.equal((await conn.recv(1)).length, 0);
+    }
+    await fails(keepSending(conn), "EPIPE", "ECONNRESET");
+  },
+
+  async "a reset while we wait"({ conn, peer }, kind) {
+    const receiving = conn.recvExactly(10);
+    receiving.catch(() => {});
+    await peer.sendAll(Buffer.from("half"));
+    while (conn.tryRecv(1) !== null); // it is spoken for
+    await peer.reset();
+    const error = await fails(receiving, "EINCOMPLETE", "ECONNRESET");
+    if (kind.hasReset && error.partial) {
+      assert.ok("half".startsWith(String(error.partial)));
+    }
+  },
+
+  async "a peer that is gone: sends fail, in the end and from then on"({ conn, peer }) {
+    await peer.close();
+    const error = await fails(keepSending(conn), "EPIPE", "ECONNRESET");
+    assert.equal(typeof error.bytesSent, "number");
+    await fails(conn.sendAll("x"), "EPIPE", "ECONNRESET");
+  },
+
+  async "time: a recv and a sendAll that take too long"({ conn, peer }) {
+    conn.setTimeout(20);
+    await fails(conn.recv(10), "ETIMEDOUT");
+    const receiving = conn.recv(10);
+    await peer.sendAll(Buffer.from("x"));
+    assert.equal(String(await receiving), "x");
+    const data = sample(64 << 20, 9);
+    const calls = [conn.sendAll(data), conn.sendAll("behind")].map((call) =>
+      fails(call, "ETIMEDOUT"),
+    );
+    const [first, second] = await Promise.all(calls);
+    assert.equal(second!.bytesSent, 0);
+    conn.shutdown("write");
+    assert.ok((await peer.recvToEnd()).equals(data.subarray(0, first!.bytesSent)));
+  },
+
+  async "a signal ends a recv, and no byte is lost"({ conn, peer }) {
+    const stop = new AbortController();
+    const receiving = conn.recvExactly(100, { signal: stop.signal });
+    await peer.sendAll(Buffer.from("kept"));
+    stop.abort(new Error("enough"));
+    await assert.rejects(receiving, /enough/);
+    await assert.rejects(conn.recv(1, { signal: stop.signal }), /enough/);
+    assert.equal(String(await conn.recvExactly(4)), "kept");
+  },
+
+  async "wrong arguments are refused, and change nothing"({ conn, peer }) {
+    for (const size of [0, -1, 1.5, NaN]) {
+      await assert.rejects(conn.recv(size), RangeError);
+      assert.throws(() => conn.tryRecv(size), RangeError);
+    }
+    await assert.rejects(conn.recv("1" as any), TypeError);
+    await assert.rejects(conn.sendAll(5 as any), TypeError);
+    assert.throws(() => conn.shutdown("sideways" as any), TypeError);
+    assert.throws(() => conn.setTimeout(0), RangeError);
+    assert.equal((await conn.recvExactly(0)).length, 0);
+    await conn.sendAll("fine");
+    assert.equal(String(await peer.recvExactly(4)), "fine");
+  },
+
+  async "Web Streams: a FIN each way, nothing lost"({ conn, peer }) {
+    const data = sample(BIG, 10);
+    const receiving = new Response(conn.readable).bytes();
+    const sending = peer.sendAll(data).then(() => peer.shutdownWrite());
+    assert.ok(Buffer.from(await receiving).equals(data));
+    await sending;
+    const writer = conn.writable.getWriter();
+    await writer.write(Buffer.from("after the end"));
+    await writer.close();
+    assert.equal(String(await peer.recvToEnd()), "after the end");
+  },
+
+  async "a for-await ends at EOF; leaving it early loses nothing"({ conn, peer }) {
+    await peer.sendAll(Buffer.from("a"));
+    for await (const chunk of conn) {
+      assert.equal(String(chunk), "a");
+      break;
+    }
+    const data = sample(BIG, 11);
+    const sending = peer.sendAll(data).then(() => peer.shutdownWrite());
+    assert.ok(Buffer.concat(await Array.fromAsync(conn)).equals(data));
+    await sending;
+  },
+};
+
+/** Runs one check on a fresh pair, and closes both ends whatever comes of it. */
+export async function runCheck(name: string, kind: Kind): Promise<void> {
+  const pair = await kind.make();
+  await using _peer = pair.peer;
+  using _conn = pair.conn;
+  await checks[name]!(pair, kind);
+}
+
+async function fails(
+  call: Promise<unknown> | (() => unknown),
+  ...codes: string[]
+): Promise<SocketError> {
+  try {
+    await (typeof call === "function" ? call() : call);
+  } catch (error) {
+    assert.ok(error instanceof SocketError, `a ${error}, not a SocketError`);
+    assert.ok(codes.includes(error.code), `${error.code}, not ${codes}`);
+    return error;
+  }
+  assert.fail(`it did not fail with ${codes}`);
+}
+
+async function keepSending(conn: Socket): Promise<void> {
+  for (;;) {
+    await conn.sendAll("anybody there?");
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Bytes in which no two places look alike. */
+function sample(bytes: number, seed: number): Buffer {
+  const words = new Uint32Array(Math.ceil(bytes / 4));
+  for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + seed, 2_654_435_761);
+  return Buffer.from(words.buffer, 0, bytes);
+}

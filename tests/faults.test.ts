@@ -1,0 +1,255 @@
+// The fault matrix: what can go wrong on the other side, each done by a process of its own, and the
+// servers that have to live with it. (Faults of one connection are in conformance.ts and
+// socket.test.ts; threads that die, in threads.test.ts.)
+
+import { readFileSync } from "node:fs";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect, listen, type Socket } from "../lib/socket.ts";
+import {
+  failure,
+  PATIENCE_MS,
+  pattern,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+} from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+const MIB = 1 << 20;
+
+/** Resident memory of a process, in bytes: proc_pid_status(5). */
+function memory(pid: number): number {
+  const [, kib] = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+) kB/m)!;
+  return Number(kib) * 1024;
+}
+
+async function echoes(port: number, bytes = 1000): Promise<void> {
+  using conn = await connect({ port });
+  const data = pattern(bytes, port);
+  const [got] = await Promise.all([
+    recvAll(conn),
+    conn.sendAll(data).then(() => conn.shutdown("write")),
+  ]);
+  expect(got.equals(data)).toBe(true);
+}
+
+const echoServers = ["echo-threaded-server", "select-server"];
+
+describe.each(echoServers)("%s", (name) => {
+  testPython(
+    "a peer that sends 64 MiB and never reads: it has to wait, others are served",
+    async () => {
+      await using server = script(name, ["--port", "0"]);
+      const port = await server.port();
+      await echoes(port, MIB); // warm
+      const before = memory(server.pid);
+      await using flood = python(
+        `
+conn = connect(sys.argv[1]); conn.settimeout(0.5); sent = 0
+try:
+    while sent < 64 << 20: sent += conn.send(b"x" * 65536)
+except TimeoutError: pass
+print("sent", sent); sys.stdin.readline()`,
+        port,
+      );
+      const [, sent] = await flood.until(/sent (\d+)\n/);
+      expect(Number(sent)).toBeLessThan(32 * MIB); // the kernels' buffers, and not a byte more
+      expect(memory(server.pid) - before).toBeLessThan(16 * MIB);
+      await echoes(port);
+    },
+  );
+
+  testPython("peers that reset, half-close, dribble or vanish: others are served", async () => {
+    await using server = script(name, ["--port", "0"]);
+    const port = await server.port();
+    await using bad = python(
+      `
+port = sys.argv[1]
+for i in range(200):
+    c = connect(port)
+    if i % 4 == 0: c.sendall(b"half a mess"); reset(c)
+    elif i % 4 == 1: c.shutdown(socket.SHUT_WR); assert c.recv(1) == b""
+    elif i % 4 == 2: [c.send(b"x") for _ in range(20)]; c.close()
+    else: c.sendall(b"x" * 100000); reset(c)
+print("done")`,
+      port,
+    );
+    await echoes(port, MIB);
+    await bad.until(/done\n/);
+    expect(await bad.exit()).toBe(0);
+    await echoes(port, MIB);
+    const lines = server.stderr.split("\n").slice(0, -1);
+    for (const line of lines) expect(line).toMatch(/^warning: connection with 127\.0\.0\.1:\d+: /);
+  });
+
+  test("5,000 connections at once, each with its echo", async () => {
+    await using server = script(name, ["--port", "0"]);
+    const port = await server.port();
+    const conns: Socket[] = [];
+    while (conns.length < 5000) {
+      const batch = Array.from({ length: 250 }, () => connect({ port }));
+      conns.push(...(await Promise.all(batch)));
+    }
+    const replies = await Promise.all(
+      conns.map(async (conn, i) => {
+        await conn.sendAll(`message ${i}`);
+        return String(await conn.recvExactly(`message ${i}`.length));
+      }),
+    );
+    replies.forEach((reply, i) => expect(reply).toBe(`message ${i}`));
+    for (const conn of conns) conn.close();
+    expect(server.stderr).toBe("");
+  });
+
+  testPython(
+    "descriptors exhausted: more are refused with one line; freed ones are used again",
+    async () => {
+      const command = `ulimit -n 64; exec ${process.execPath} run scripts/${name}.ts --port 0`;
+      await using server = new Process(["bash", "-c", command]);
+      const port = await server.port();
+      await using crowd = python(
+        `
+def served(c):
+    try: c.settimeout(10); c.sendall(b"x"); return c.recv(1) == b"x"
+    except OSError: return False
+crowd = [connect(sys.argv[1]) for _ in range(100)]
+lucky = [c for c in crowd if served(c)]
+print("served", len(lucky)); sys.stdin.readline()
+for c in crowd: c.close()
+while not served(connect(sys.argv[1])): pass
+print("served again")`,
+        port,
+      );
+      const [, served] = await crowd.until(/served (\d+)\n/);
+      expect(Number(served)).toBeGreaterThan(0);
+      expect(Number(served)).toBeLessThan(64);
+      if (name !== "select-server")
+        await server.until(/connections are open: more are refused/, "stderr");
+      crowd.type("\n");
+      await crowd.until(/served again\n/);
+    },
+  );
+
+  test("--max-connections and --idle-timeout: who says nothing has to go", async () => {
+    const args = ["--port", "0", "--max-connections=2", "--idle-timeout=0.2", "--timeout=0.1"];
+    if (name !== "select-server") args.splice(-1, 1, "--threads=1");
+    await using server = script(name, args);
+    const port = await server.port();
+    const silent = [await connect({ port }), await connect({ port })];
+    for (const conn of silent) {
+      await conn.sendAll("x");
+      expect(String(await conn.recv(1))).toBe("x");
+    }
+    using third = await connect({ port });
+    expect((await failure(third.recv(1))).code).toBe("ECONNRESET"); // one too many
+    for (const conn of silent) expect((await conn.recv(1)).length).toBe(0); // silent for too long
+    await echoes(port);
+    for (const conn of silent) conn.close();
+  });
+
+  test("SIGTERM while a client does not take its echo: exit 0 all the same", async () => {
+    await using server = script(name, ["--port", "0"]);
+    using conn = await connect({ port: await server.port() });
+    const sending = failure(conn.sendAll(new Uint8Array(32 * MIB)));
+    await conn.waitReadable();
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(0);
+    expect(["EPIPE", "ECONNRESET"]).toContain((await sending).code);
+  });
+});
+
+test("SIGTERM before a server listens ends it, one way or the other", async () => {
+  for (let delay = 0; delay < 12; delay += 2) {
+    await using server = script("echo-threaded-server", ["--port", "0"]);
+    await Bun.sleep(delay); // any moment of the start
+    server.kill("SIGTERM");
+    expect([0, 143]).toContain(await server.exit());
+  }
+});
+
+testPython(
+  "a storm of connections over the backlog: that many wait, the rest is reset",
+  async () => {
+    using server = listen({ port: 0, backlog: 100 });
+    await using storm = python(
+      `
+conns = [connect(sys.argv[1]) for _ in range(400)]
+def lost(c):
+    try: c.setblocking(False); c.recv(1); return True
+    except BlockingIOError: return False
+    except ConnectionResetError: return True
+refused = 0
+while refused < 300: refused = sum(lost(c) for c in conns)
+print("refused", refused); sys.stdin.readline()
+print("refused", sum(lost(c) for c in conns))`,
+      server.address.port,
+    );
+    expect((await storm.until(/refused (\d+)\n/))[1]).toBe("300");
+    const conns: Socket[] = [];
+    for (let conn = server.tryAccept(); conn !== null; conn = server.tryAccept()) conns.push(conn);
+    expect(conns).toHaveLength(100);
+    storm.type("\n");
+    expect((await storm.until(/refused 300\nrefused (\d+)\n/))[1]).toBe("300");
+    for (const conn of conns) conn.close();
+  },
+);
+
+testPython("a machine that vanishes is found by keep-alive", async () => {
+  if (process.getuid?.() !== 0 || Bun.which("ip") === null) {
+    console.log("skipped: needs root and ip (iproute2) for a second host");
+    return;
+  }
+  // A second host: a network namespace, and a cable between it and us.
+  const name = `vanish${process.pid}`;
+  const ip = (...args: string[]) => {
+    const { exitCode, stderr } = Bun.spawnSync(["ip", ...args]);
+    if (exitCode !== 0) throw new Error(`ip ${args.join(" ")}: ${stderr}`);
+  };
+  ip("netns", "add", name);
+  try {
+    ip("link", "add", "vanish0", "type", "veth", "peer", "name", "vanish1");
+    ip("link", "set", "vanish1", "netns", name);
+    ip("addr", "add", "10.99.77.1/30", "dev", "vanish0");
+    ip("link", "set", "vanish0", "up");
+    ip("-n", name, "addr", "add", "10.99.77.2/30", "dev", "vanish1");
+    ip("-n", name, "link", "set", "vanish1", "up");
+    using server = listen({ host: "10.99.77.1", port: 0 });
+    const code = `import socket,sys; c = socket.create_connection(("10.99.77.1", ${server.address.port})); sys.stdin.readline()`;
+    await using _peer = new Process(["ip", "netns", "exec", name, "python3", "-c", code]);
+    using conn = await server.accept();
+    conn.setKeepAlive(true, 1000);
+    const receiving = failure(conn.recv(1));
+    ip("-n", name, "link", "set", "vanish1", "down");
+    const error = await receiving;
+    expect(["ETIMEDOUT", "EHOSTUNREACH"]).toContain(error.code);
+    expect(error.syscall).toBe("recv");
+  } finally {
+    ip("netns", "del", name);
+    Bun.spawnSync(["ip", "link", "del", "vanish0"]);
+  }
+});
+
+test("stdin closed: the clients take it for the end of input", async () => {
+  await using server = script("echo-threaded-server", ["--port", "0"]);
+  const port = await server.port();
+  for (const [name, want] of [
+    ["echo-client", ":>\n"],
+    ["echo-loop-client", ""],
+  ]) {
+    const command = `exec ${process.execPath} run scripts/${name}.ts --port ${port} <&-`;
+    await using client = new Process(["bash", "-c", command]);
+    expect(await client.exit()).toBe(0);
+    expect(client.stdout).toBe(want!);
+  }
+});
+
+test("stdout full: one line, and the end", async () => {
+  const command = `exec ${process.execPath} run scripts/echo-server.ts --port 0 >/dev/full`;
+  await using server = new Process(["bash", "-c", command]);
+  expect(await server.exit()).toBe(1);
+  expect(server.stderr).toMatch(/^error: cannot write to stdout: no space left on device\n$/);
+});

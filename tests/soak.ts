@@ -1,0 +1,165 @@
+const help = `
+Soak: runs every server under well-behaved and ill-behaved clients for a time, and reports what went
+through, and what each server holds of memory and descriptors at the start and at the end.
+
+  terminal 1:  bun run soak --seconds 600
+`;
+
+import { readdirSync, readFileSync } from "node:fs";
+
+import { cli, fail, print } from "../lib/cli.ts";
+import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
+import { connect, type Socket } from "../lib/socket.ts";
+import { pattern, type Process, recvAll, script } from "./helpers.ts";
+
+const { seconds, clients, only, signal } = cli(help, {
+  seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
+  only: { type: "string", default: "", about: "servers whose command begins so" },
+  clients: { type: "count", default: 8, min: 1, about: "clients at once, for each server" },
+});
+
+/** What a well-behaved client does, and what it must get back. Resolves with the bytes each way. */
+type Visit = (conn: Socket) => Promise<[out: number, back: number]>;
+
+// Sends to the end, receives to the end: the bytes that come back must hash to what is due.
+const exchange =
+  (make: () => Buffer, due = (data: Buffer) => data): Visit =>
+  async (conn) => {
+    const data = make();
+    const [got] = await Promise.all([
+      recvAll(conn),
+      conn.sendAll(data).then(() => conn.shutdown("write")),
+    ]);
+    if (Bun.hash(got) !== Bun.hash(due(data))) throw new Error(`${got.length} bytes that differ`);
+    return [data.length, got.length];
+  };
+
+let seed = 1;
+const random = (max: number) => Math.floor(Math.random() * max);
+const data = (max: number) => () => pattern(1 + random(max), seed++);
+
+const visits: Record<string, Visit> = {
+  "echo-server --forever": exchange(() => Buffer.from("one message")),
+  "echo-loop-server --forever": exchange(() => Buffer.from("text ".repeat(random(2000)))),
+  "echo-threaded-server": exchange(data(300_000)),
+  "echo-threaded-server --relay": exchange(data(300_000)),
+  "select-server": exchange(data(300_000)),
+  "weather-receiver --host 127.0.0.1": exchange(
+    () => Buffer.from("temperature: 20\n".repeat(1 + random(50))),
+    () => Buffer.alloc(0),
+  ),
+  "reply-threaded-server": async (conn) => {
+    const text = "x".repeat(1 + random(1000));
+    await conn.sendAll(text);
+    const reply = String(await conn.recvExactly(10 + text.length));
+    if (reply !== `Received: ${text}`) throw new Error("a reply that differs");
+    return [text.length, reply.length];
+  },
+  "message-server": async (conn) => {
+    const message = pattern(random(100_000), seed++);
+    await sendMessage(conn, lengthPrefixed(), message);
+    const { value: reply } = await messages(conn, lengthPrefixed()).next();
+    if (!reply?.equals(message)) throw new Error("a message that differs");
+    return [message.length, message.length];
+  },
+  "http-server": async (conn) => {
+    await conn.sendAll("GET /soak HTTP/1.1\r\nHost: x\r\n\r\n");
+    const reply = await recvAll(conn);
+    if (!reply.includes("GET /soak")) throw new Error("a reply that differs");
+    return [32, reply.length];
+  },
+};
+
+const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
+  async (conn) => conn.reset(),
+  async (conn) => conn.close(),
+  async (conn) => conn.sendAll("half a mess").then(() => conn.reset()),
+  async (conn) => conn.sendAll(pattern(random(2_000_000), seed++)).then(() => conn.reset()),
+  async (conn) => conn.send(new Uint8Array(4 << 20)).then(() => Bun.sleep(20)), // and never receives
+  async (conn) => {
+    for (let i = 0; i < 50; i++) await conn.sendAll("x");
+  },
+  async (conn) => Bun.sleep(random(30)),
+];
+
+interface Tally {
+  server: Process;
+  port: number;
+  visits: number;
+  misdeeds: number;
+  out: number;
+  back: number;
+  wrong: string[];
+  memory: number[];
+  descriptors: number[];
+}
+
+const end = performance.now() + seconds * 1000;
+const going = () => performance.now() < end && !signal.aborted;
+
+async function soak(name: string, visit: Visit): Promise<Tally> {
+  const [file = "", ...flags] = name.split(" ");
+  const server = script(file, ["--port", "0", ...flags], { HOST: "127.0.0.1" });
+  const tally: Tally = {
+    ...{ server, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
+    ...{ wrong: [], memory: [], descriptors: [] },
+  };
+  for (let i = 0; i < 20; i++) await call(tally, visit, true); // warm
+  measure(tally);
+  const guests = Array.from({ length: clients }, async (_, i) => {
+    while (going()) await call(tally, visit, i % 2 === 0);
+  });
+  await Promise.all(guests);
+  for (let i = 0; i < 20; i++) await call(tally, visit, true); // behind everything that went before
+  measure(tally);
+  return tally;
+}
+
+async function call(tally: Tally, visit: Visit, well: boolean): Promise<void> {
+  try {
+    using conn = await connect({ port: tally.port });
+    conn.setTimeout(30_000);
+    if (!well) {
+      tally.misdeeds++;
+      await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+      return;
+    }
+    const [out, back] = await visit(conn);
+    tally.visits++;
+    tally.out += out;
+    tally.back += back;
+  } catch (error) {
+    if (well) tally.wrong.push(String(error));
+  }
+}
+
+/** Resident memory and open descriptors: proc_pid_status(5), proc_pid_fd(5). */
+function measure({ server: { pid }, memory, descriptors }: Tally): void {
+  const [, kib] = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+) kB/m) ?? [];
+  memory.push(Number(kib) / 1024);
+  descriptors.push(readdirSync(`/proc/${pid}/fd`).length);
+}
+
+const chosen = Object.entries(visits).filter(([name]) => name.startsWith(only));
+const tallies = chosen.map(async ([name, visit]) => {
+  const tally = await soak(name, visit);
+  const { memory, descriptors, wrong, server } = tally;
+  const traffic = `${tally.visits} visits, ${mib(tally.out)} out, ${mib(tally.back)} back`;
+  const held = `${memory.map((m) => m.toFixed(0)).join(" -> ")} MiB, ${descriptors.join(" -> ")} descriptors`;
+  server.kill("SIGTERM");
+  const code = await server.exit();
+  const odd = server.stderr
+    .split("\n")
+    .filter((line) => line !== "" && !line.startsWith("warning:"));
+  await print(
+    `${name}: ${traffic}; ${tally.misdeeds} misdeeds, ${wrong.length} wrong; ${held}; exit ${code}`,
+  );
+  for (const line of [...new Set([...wrong, ...odd])].slice(0, 5)) await print(`  ${line}`);
+  return wrong.length === 0 && odd.length === 0 && code === 0;
+});
+const fine = await Promise.all(tallies);
+if (!fine.every(Boolean)) await fail("not every server came through");
+
+function mib(bytes: number): string {
+  return `${(bytes / (1 << 20)).toFixed(0)} MiB`;
+}
