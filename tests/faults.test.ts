@@ -135,7 +135,7 @@ print("served again")`,
   );
 
   test("--max-connections and --idle-timeout: who says nothing has to go", async () => {
-    const args = ["--port", "0", "--max-connections=2", "--idle-timeout=0.2", "--timeout=0.1"];
+    const args = ["--port", "0", "--max-connections=2", "--idle-timeout=1", "--timeout=0.1"];
     if (name !== "select-server") args.splice(-1, 1, "--threads=1");
     await using server = script(name, args);
     const port = await server.port();
