@@ -144,8 +144,11 @@ print("served again")`,
       await conn.sendAll("x");
       expect(String(await conn.recv(1))).toBe("x");
     }
-    using third = await connect({ port });
-    expect((await failure(third.recv(1))).code).toBe("ECONNRESET"); // one too many
+    const third = async () => {
+      using conn = await connect({ port });
+      await conn.recv(1);
+    };
+    expect((await failure(third)).code).toBe("ECONNRESET"); // one too many
     for (const conn of silent) expect((await conn.recv(1)).length).toBe(0); // silent for too long
     await echoes(port);
     for (const conn of silent) conn.close();

@@ -1,5 +1,8 @@
 // lib/socket.ts and lib/connection.ts through real sockets: every promise that they make.
 
+import { existsSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { SocketError } from "../lib/errors.ts";
@@ -867,6 +870,30 @@ reset(conn)`);
     });
     expect(error.code).toBe("ECONNRESET");
     expect(got.reduce((sum, length) => sum + length, 0)).toBe(50_000);
+  });
+
+  testPython("trySend takes its turn even when there is room for it already", async () => {
+    const received = join(tmpdir(), `received-${process.pid}`);
+    await using server = python(
+      `
+conn, _ = listen().accept()
+sys.stdin.readline()
+conn.recv(int(sys.argv[1]), socket.MSG_WAITALL); open(sys.argv[2], "w").close()
+print("rest", recv_all(conn).decode())`,
+      1 << 20,
+      received,
+    );
+    using conn = await connect({ port: await server.port() });
+    fill(conn);
+    const sending = conn.sendAll("first");
+    server.type("\n");
+    await server.until(/^\d+\n/);
+    while (!existsSync(received)); // there is room now, but the event loop has not turned
+    rmSync(received);
+    expect(conn.trySend("jumps the queue")).toBe(0);
+    await sending;
+    conn.close();
+    await server.until(/\0first\n/);
   });
 
   testPython("resets that come at any moment of a connection's beginning", async () => {
