@@ -13,6 +13,7 @@ const GRACE_MS = 1_000;
 /** One flag, what it takes, and the line about it in `--help`. `maxSize` is `--max-size` to type. */
 export type Flag =
   | { type: "boolean"; about: string }
+  | { type: "argument"; about: string } // no flag at all: a word, taken in the order given here
   | { type: "string"; about: string; default?: string; env?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
   | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
@@ -28,15 +29,17 @@ type Flags = Record<string, Flag>;
 
 type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
-  : F extends { type: "string" }
-    ? F extends { default: string }
-      ? string
-      : string | undefined
-    : F extends { type: "numbers" }
-      ? string[]
-      : F extends { type: "choice"; choices: readonly (infer Choice)[] }
-        ? Choice
-        : number;
+  : F extends { type: "argument" }
+    ? string
+    : F extends { type: "string" }
+      ? F extends { default: string }
+        ? string
+        : string | undefined
+      : F extends { type: "numbers" }
+        ? string[]
+        : F extends { type: "choice"; choices: readonly (infer Choice)[] }
+          ? Choice
+          : number;
 
 /** The flags of every script. */
 const COMMON = {
@@ -198,7 +201,7 @@ function readFlags(flags: Flags): Record<string, unknown> {
   const given = parse(flags);
   const values: Record<string, unknown> = {};
   for (const [name, flag] of Object.entries(flags)) {
-    if (flag.type === "boolean") {
+    if (flag.type === "boolean" || flag.type === "argument") {
       values[name] = given[kebab(name)] ?? false;
       continue;
     }
@@ -213,12 +216,21 @@ function readFlags(flags: Flags): Record<string, unknown> {
 
 function parse(flags: Flags): Record<string, unknown> {
   const options: Record<string, { type: "boolean" | "string" }> = {};
+  const words: string[] = [];
   for (const [name, { type }] of Object.entries(flags)) {
-    options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
+    if (type === "argument") words.push(name);
+    else options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
   }
   try {
     const args = process.argv.slice(2).map((arg) => (arg === "--trace" ? "--trace=text" : arg));
-    return parseArgs({ args, options, allowPositionals: false }).values;
+    const allowPositionals = words.length > 0;
+    const { values, positionals } = parseArgs({ args, options, allowPositionals });
+    if (positionals.length > words.length) {
+      throw new Error(`Unexpected argument '${positionals[words.length]}'`);
+    }
+    const missing = words[positionals.length];
+    if (missing !== undefined && !values.help) throw new Error(`The ${missing} is missing`);
+    return { ...values, ...Object.fromEntries(words.map((word, i) => [word, positionals[i]])) };
   } catch (error) {
     // Behind the first sentence comes advice on `--` that no script here can use.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
@@ -231,7 +243,11 @@ function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
 }
 
-function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: string) {
+function valueOf(
+  flag: Exclude<Flag, { type: "boolean" | "argument" }>,
+  label: string,
+  text: string,
+) {
   if (flag.type === "string") {
     if (text === "") throw new Error(`${label} must not be empty`);
     return text;
@@ -257,6 +273,7 @@ function valueOf(flag: Exclude<Flag, { type: "boolean" }>, label: string, text: 
 
 function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]) => {
+    if (flag.type === "argument") return [name.toUpperCase(), flag.about];
     if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
     if (name === "trace") return ["--trace", flag.about];
     const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];

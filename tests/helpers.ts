@@ -1,5 +1,6 @@
 // What the tests share: processes that never outlive their test, connected pairs, and CPython.
 
+import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "bun:test";
 
@@ -8,7 +9,10 @@ import { connect, listen, type Socket } from "../lib/socket.ts";
 /** For `setDefaultTimeout`: machines may be slow, and a test that hangs shall end all the same. */
 export const PATIENCE_MS = 20_000;
 
-const root = fileURLToPath(new URL("..", import.meta.url));
+export const root = fileURLToPath(new URL("..", import.meta.url));
+/** The names of all scripts. */
+export const scripts = readdirSync(`${root}/scripts`).map((file) => file.replace(/\.ts$/, ""));
+
 const python3 = Bun.which("python3");
 
 /** A test with CPython as the peer. */

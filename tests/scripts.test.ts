@@ -1,6 +1,6 @@
 // Every script as a real process, against its partner, against CPython, and against bad input.
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
@@ -12,15 +12,13 @@ import {
   python,
   recvAll,
   script,
+  scripts,
   testPython,
   PATIENCE_MS,
 } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-const scripts = readdirSync(new URL("../scripts", import.meta.url), { withFileTypes: true })
-  .filter((entry) => entry.name.endsWith(".ts"))
-  .map((entry) => entry.name.replace(".ts", ""));
 const servers = scripts.filter((name) => /server$|receiver$/.test(name));
 const clients = scripts.filter((name) => /client$|sender$/.test(name));
 
@@ -660,7 +658,7 @@ describe("every script", () => {
     await using process = script(name, ["--help"]);
     expect(await process.exit()).toBe(0);
     expect(process.stdout).toContain(`bun run scripts/${name}.ts`);
-    expect(process.stdout).toMatch(/tutorial 00\d/);
+    if (name !== "copy") expect(process.stdout).toMatch(/tutorial 00\d/);
     expect(process.stdout).toMatch(/^ {2}--help +this text$/m);
     expect(process.stderr).toBe("");
   });
