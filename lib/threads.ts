@@ -14,6 +14,7 @@ import { randomUUID } from "node:crypto";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { STDOUT_CLOSED, warn } from "./cli.ts";
+import { SocketError } from "./errors.ts";
 import { type Limits, serve } from "./serve.ts";
 import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
 
@@ -48,7 +49,9 @@ const PREFACE_BYTES = 160;
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
   const { host, port, threads, signal, relay = process.platform !== "linux" } = options;
-  // Without SO_REUSEPORT: it would share the port with a second copy of this program.
+  // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
+  // without that first; and nobody else asks before our threads have it.
+  using _untilStarted = lockStart(host, port);
   const server = listen({ host, port, signal });
   const { address } = server;
   if (!relay) server.close();
@@ -88,6 +91,17 @@ export async function acceptLoop(
     await handle(conn);
   };
   await serve(server, known, limits, threads);
+}
+
+// Of copies that start at the same moment, one: a name in Linux's abstract namespace, unix(7), can be
+// had once, and goes with its process.
+function lockStart(host = "127.0.0.1", port: number): Bun.SocketListener | null {
+  if (process.platform !== "linux" || port === 0) return null;
+  try {
+    return Bun.listen({ unix: `\0start ${host}:${port}`, socket: { data() {} } });
+  } catch (cause) {
+    throw new SocketError("EADDRINUSE", "listen", { host, port }, { cause });
+  }
 }
 
 // Resolves with where the Worker listens when it does, rejects when it ends before that.

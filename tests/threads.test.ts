@@ -4,7 +4,7 @@
 import { readdirSync, readlinkSync } from "node:fs";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
-import { connect, type Socket } from "../lib/socket.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
 import { failure, Process, recvAll, PATIENCE_MS } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -76,6 +76,23 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     expect(server.stderr).toContain("a thread could not start");
     expect(server.stderr).toContain("not today");
   });
+});
+
+test("of copies that start together on one port, one gets it", async () => {
+  for (let i = 0; i < 5; i++) {
+    using probe = listen({ port: 0 });
+    const { port } = probe.address;
+    probe.close();
+    const copies = Array.from({ length: 4 }, () => faulty("--port", `${port}`));
+    const ends = copies.map(async (copy) => {
+      const listening = copy.until(/listening on/).then(() => "listening");
+      return Promise.race([listening, copy.exit()]).catch(() => copy.exit());
+    });
+    expect((await Promise.all(ends)).sort()).toEqual([1, 1, 1, "listening"]);
+    for (const copy of copies) await copy[Symbol.asyncDispose]();
+    const refused = copies.filter(({ stderr }) => /address already in use\n$/.test(stderr));
+    expect(refused).toHaveLength(3);
+  }
 });
 
 test("the relay's inner ports serve nobody but the relay", async () => {
