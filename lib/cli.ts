@@ -1,6 +1,7 @@
 // What every script does around its sockets: flags and --help, signals, errors in one line each,
 // exit codes, and printing that notices when nobody reads any more.
 
+import { isatty } from "node:tty";
 import { getSystemErrorMap, parseArgs } from "node:util";
 import { parentPort } from "node:worker_threads";
 
@@ -119,6 +120,20 @@ export function refuse(message: string): never {
 /** Writes a line to stdout. Resolves when it is out: a reader who is slow slows down who awaits it. */
 export function print(line: string): Promise<void> {
   return write(`${line}\n`);
+}
+
+const onTerminal = isatty(1);
+const inColour = onTerminal && !process.env.NO_COLOR;
+
+/**
+ * Text from the other side, to be printed. On a terminal it has a colour of its own, so that one sees
+ * who speaks (unless `NO_COLOR` is set), and characters that would command the terminal are shown as
+ * unknown. In a pipe or a file it is as it came.
+ */
+export function theirs(text: string): string {
+  if (!onTerminal) return text;
+  const harmless = text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+  return inColour ? `\x1b[36m${harmless}\x1b[39m` : harmless;
 }
 
 /** What a thread that can print no more says to the main thread: see `lib/threads.ts`. */

@@ -6,7 +6,7 @@ Documented in tutorial 000, "변형 : 에코서버2".
   terminal 2:  bun run scripts/echo-loop-client.ts
 `;
 
-import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, print, theirs } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { connect } from "../lib/socket.ts";
 
@@ -29,5 +29,5 @@ for await (const line of console) {
   // otherwise wait for the other to receive, for ever.
   const bytes = Buffer.from(line);
   const [reply] = await Promise.all([conn.recvExactly(bytes.length), conn.sendAll(bytes)]);
-  await print(String(reply));
+  await print(theirs(String(reply)));
 }

@@ -6,7 +6,7 @@ Documented in tutorial 000, "변형 : 에코서버2".
   terminal 2:  bun run scripts/echo-loop-client.ts
 `;
 
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -31,7 +31,7 @@ async function echo(conn: Socket): Promise<void> {
   for (;;) {
     const chunk = await conn.recv(1024);
     if (chunk.length === 0) break; // the client has closed, or shut down its sending side
-    await print(decoder.decode(chunk, { stream: true }));
+    await print(theirs(decoder.decode(chunk, { stream: true })));
     await conn.sendAll(chunk);
   }
 }

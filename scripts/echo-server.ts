@@ -6,7 +6,7 @@ Documented in tutorial 000, "간단한 에코서버".
   terminal 2:  bun run scripts/echo-client.ts
 `;
 
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -29,6 +29,6 @@ async function echo(conn: Socket): Promise<void> {
   if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
   // Up to 1024 bytes of what the client has sent: all of it, if it fits and was sent in one piece.
   const message = await conn.recv(1024);
-  await print(new TextDecoder().decode(message));
+  await print(theirs(new TextDecoder().decode(message)));
   await conn.sendAll(message);
 }

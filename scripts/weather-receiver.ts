@@ -7,7 +7,7 @@ Documented in tutorial 001, "Server".
   terminal 2:  bun run scripts/weather-sender.ts
 `;
 
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
@@ -46,12 +46,13 @@ async function receive(conn: Socket): Promise<void> {
     if (chunk.length === 0) break;
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
-    for (const line of lines) await print(`Data: ${line}`);
+    for (const line of lines) await print(`Data: ${theirs(line)}`);
     if (rest.length > MAX_READING) {
       const sensor = formatAddress(conn.remoteAddress);
       return warn(`connection with ${sensor}: a reading of over ${MAX_READING} characters`);
     }
   }
-  if (rest !== "") await print(`Data: ${rest}`);
+  rest += decoder.decode();
+  if (rest !== "") await print(`Data: ${theirs(rest)}`);
   await print("no more data.");
 }
