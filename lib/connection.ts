@@ -112,6 +112,9 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    * Waits for bytes and gives 1 to `maxBytes` of them; an empty Buffer is EOF: the peer will send
    * no more. A chunk is not a message: TCP keeps the order, not the cuts. Python's `recv`, recv(2).
    *
+   * The Buffer is the caller's own, and uncopied: a small one that is kept for long keeps the whole
+   * read that it came in (up to 512 KiB), unless it is copied.
+   *
    * Rejects with `ECONNRESET`, `ETIMEDOUT` (see `setTimeout`), `EBUSY` (another call is receiving).
    */
   recv(maxBytes: number, options?: WaitOptions): Promise<Buffer> {
@@ -370,8 +373,9 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   /**
    * Ends one direction: shutdown(2). `"write"` sends FIN behind everything sent before: the peer's
-   * `recv` gives EOF, and we still receive. `"read"` gives EOF to our own `recv` and drops what
-   * still comes; the peer is not told. Twice is fine.
+   * `recv` gives EOF, and we still receive. (If a send before it runs out of time, it is as if it
+   * had not been called: a FIN would call the part that went the whole.) `"read"` gives EOF to our
+   * own `recv` and drops what still comes; the peer is not told. Twice is fine.
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
@@ -488,7 +492,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     if (deadline >= extras.timerDue) return;
     clearTimeout(extras.timer);
     extras.timerDue = deadline;
-    const delay = Math.min(deadline - performance.now(), MAX_DELAY);
+    const delay = Math.min(Math.max(0, deadline - performance.now()), MAX_DELAY);
     extras.timer = setTimeout(() => this.#expire(extras), delay).unref();
   }
 
@@ -499,9 +503,10 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
       extras.recvDeadline = Infinity;
       this.#refuse(this.#error("ETIMEDOUT", "recv"));
     }
-    extras.outbox.expire(now, (sent) => this.#sendError(sent, "ETIMEDOUT"));
-    this.#finish();
-    this.#changed();
+    if (extras.outbox.expire(now, (sent) => this.#sendError(sent, "ETIMEDOUT"))) {
+      if (this.#bits & FIN_DUE) this.#bits &= ~(FIN_DUE | SHUT);
+      this.#changed();
+    }
     this.#armTimer(Math.min(extras.recvDeadline, extras.outbox.deadline));
   }
 

@@ -90,10 +90,12 @@ export class Outbox {
     }
   }
 
-  /** Rejects the first send whose time is up and all behind it: there is a hole in the stream now. */
-  expire(now: number, error: (sent: number) => Error): void {
+  /** Rejects the first send whose time is up, if any, and all behind it: the stream has a hole now. */
+  expire(now: number, error: (sent: number) => Error): boolean {
     const late = this.#queue.findIndex(({ deadline }) => deadline <= now);
-    if (late >= 0) this.fail(error, late);
+    if (late < 0) return false;
+    this.fail(error, late);
+    return true;
   }
 
   /** Rejects the sends from the given one on. */

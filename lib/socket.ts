@@ -40,7 +40,11 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
 };
 
 export type ConnectOptions = (HostAndPort | SocketFile) & {
-  /** Milliseconds until the attempt ends in `ETIMEDOUT`. Default: the system's, about two minutes. */
+  /**
+   * Milliseconds until the attempt is given up with `ETIMEDOUT`. Default: the system's, about two
+   * minutes. As long as that, the kernel goes on trying: Bun cannot call it off, and the descriptor
+   * is in use until then.
+   */
   timeout?: number;
   /** Ends the attempt, which rejects with its reason. */
   signal?: AbortSignal;
@@ -110,6 +114,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   #accepted = 0;
   #trimming = false;
   #closed = false;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onAbort = () => this.close();
 
   /** @internal Use `listen()`. */
   constructor(options: ListenOptions) {
@@ -125,8 +131,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
       throw systemError(cause, "listen", address);
     }
     this.address = file ? address : boundAddress(this.#listener);
+    this.#signal = signal;
+    signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.close();
-    else signal?.addEventListener("abort", () => this.close(), { once: true });
   }
 
   /**
@@ -178,6 +185,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#signal?.removeEventListener("abort", this.#onAbort);
     this.#listener.stop();
     for (const conn of this.#queue.splice(0)) conn.reset();
     this.#changed();
@@ -197,10 +205,13 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   /** @internal Bun has accepted a connection. */
   opened(handle: Handle): void {
-    // A peer that has reset by now has no address any more. (On a Unix socket, none has.)
-    const gone = handle.remoteAddress === undefined && !isPath(this.address.host);
-    if (this.#closed || gone) return handle.terminate();
-    this.#queue.push(new Socket(handle, this.address, this.address));
+    if (this.#closed) return handle.terminate();
+    const unknown = isPath(this.address.host) ? this.address : { host: "", port: 0 };
+    const conn = new Socket(handle, this.address, unknown);
+    const { host, port } = conn.remoteAddress;
+    // A peer that has reset by now has no address any more.
+    if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
+    this.#queue.push(conn);
     if (this.#queue.length > this.#backlog) this.#trim();
     this.#changed();
   }

@@ -13,9 +13,9 @@
 import { randomUUID } from "node:crypto";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
-import { STDOUT_CLOSED, warn } from "./cli.ts";
+import { answerWrite, warn } from "./cli.ts";
 import { SocketError } from "./errors.ts";
-import { type Limits, serve } from "./serve.ts";
+import { affordable, type Limits, serve } from "./serve.ts";
 import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
 
 export interface ThreadOptions {
@@ -37,13 +37,16 @@ interface Job {
   threads: number;
 }
 
+/** A thread that keeps dying is replaced this often. */
+const RESTART_MS = 1_000;
+
 /** What the relay sends a Worker before the client's bytes: JSON, filled up with blanks. */
 const PREFACE_BYTES = 160;
 
 /**
  * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
  * when all of them accept. A Worker that dies takes its connections with it; it is replaced, and
- * stderr says so.
+ * stderr says so. If the one in its place cannot even start, that ends the program.
  *
  * Rejects as `listen` throws: a port that anybody listens on already is in use, threads or not.
  */
@@ -60,10 +63,14 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
     : { ...address, secret: null, threads };
 
   const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
+  // Not more than one a second at the same place: what dies at once will do so again.
+  const restarted: number[] = [];
   const replace = (slot: number, why: string) => {
     if (signal.aborted) return;
     warn(`a thread has died (${why}); another takes its place`);
-    pool[slot] = start(slot);
+    const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
+    restarted[slot] = performance.now() + wait;
+    pool[slot] = Bun.sleep(wait).then(() => start(slot));
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.all(pool);
@@ -114,11 +121,12 @@ async function startThread(
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
   const stop = () => worker.postMessage("stop");
   let why = "";
-  // Bun's message is the whole report, with a piece of the source before the line that counts.
-  worker.on(
-    "error",
-    ({ message }: Error) => (why = message.match(/^error: (.*)/m)?.[1] ?? message),
-  );
+  // In one line: what, and the first place of the stack.
+  worker.on("error", ({ message, stack = "" }: Error) => {
+    const [, what = message] = message.match(/^error: (.*)/m) ?? [];
+    const [, where = "at an unknown place"] = `${stack}\n${message}`.match(/^\s+(at .*)/m) ?? [];
+    why = `${what}, ${where}`;
+  });
   const ended = new Promise<void>((resolve) => {
     worker.on("exit", (code) => {
       signal.removeEventListener("abort", stop);
@@ -129,8 +137,8 @@ async function startThread(
   const address = await Promise.race([
     new Promise<Address>((resolve) => {
       worker.on("message", (message) => {
-        if (message === STDOUT_CLOSED) process.exit(0);
-        resolve(message);
+        answerWrite(message);
+        if ("host" in message) resolve(message);
       });
     }),
     ended.then(() => Promise.reject(`a thread could not start: ${why}`)),
@@ -143,15 +151,20 @@ async function startThread(
 
 // ---- the relay
 
-// Each connection goes to the next Worker in turn; one that is being replaced is waited for.
-async function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string) {
+// Each connection goes to the next Worker in turn; one that is being replaced is waited for. Here,
+// a connection takes three descriptors.
+function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string): Promise<void> {
   let turn = 0;
-  for await (const conn of server) relayTo(pool[turn++ % pool.length]!, conn, secret).catch(warn);
+  const relayNext = (conn: Socket) => {
+    const slot = turn++ % pool.length;
+    return relayTo(() => pool[slot]!, conn, secret);
+  };
+  const maxConnections = Math.floor(affordable(Infinity) / 3);
+  return serve(server, relayNext, { maxConnections, idleTimeout: 0 });
 }
 
-async function relayTo(address: Promise<Address>, conn: Socket, secret: string): Promise<void> {
-  using client = conn;
-  using thread = await connect(await address);
+async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {
+  using thread = await reach(slot);
   const preface = JSON.stringify({ secret, client: client.remoteAddress });
   try {
     await thread.sendAll(preface.padEnd(PREFACE_BYTES));
@@ -163,13 +176,26 @@ async function relayTo(address: Promise<Address>, conn: Socket, secret: string):
   }
 }
 
+// A thread that has just died refuses, until another is in its place.
+async function reach(slot: () => Promise<Address>): Promise<Socket> {
+  for (;;) {
+    const conn = await connect(await slot()).catch((error: SocketError) => {
+      if (error.code !== "ECONNREFUSED") throw error;
+    });
+    if (conn !== undefined) return conn;
+    await Bun.sleep(10);
+  }
+}
+
 async function pump(from: Socket, to: Socket): Promise<void> {
   for await (const chunk of from) await to.sendAll(chunk);
   to.shutdown("write");
 }
 
 async function takePreface(conn: Socket, secret: string): Promise<void> {
-  const preface = JSON.parse(String(await conn.recvExactly(PREFACE_BYTES)));
-  if (preface.secret !== secret) throw new Error("a connection that the relay did not make");
-  Object.defineProperty(conn, "remoteAddress", { value: preface.client });
+  const signal = AbortSignal.timeout(5_000);
+  const preface = String(await conn.recvExactly(PREFACE_BYTES, { signal }));
+  if (!preface.startsWith(`{"secret":"${secret}",`))
+    throw "a connection that the relay did not make";
+  Object.defineProperty(conn, "remoteAddress", { value: JSON.parse(preface).client });
 }

@@ -15,6 +15,7 @@ const { host, port, message, signal } = cli(help, {
 });
 
 using conn = await connect({ host, port, signal });
+signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
 await conn.sendAll(message ?? (await ask(":")));
 
 // Our FIN says that this was all. The server's FIN, which ends the loop, says so of the reply: in

@@ -6,17 +6,21 @@ Documented in tutorial 000, "변형 : 에코서버2".
   terminal 2:  bun run scripts/echo-loop-client.ts
 `;
 
-import { cli, clientFlags, fail, print, theirs } from "../lib/cli.ts";
+import { cli, clientFlags, print, theirs } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, signal } = cli(help, clientFlags(4000));
 using conn = await connect({ host, port, signal });
+signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
 
-// Nobody receives while we wait for the keyboard. If the server closes meanwhile, we want to know.
-const closed = `${formatAddress(conn.remoteAddress)} has closed the connection`;
+// Nobody receives while we wait for the keyboard. What comes unasked then is the end, as a rule.
+const name = formatAddress(conn.remoteAddress);
 conn.waitReadable().then(
-  () => fail(closed),
+  () => {
+    const isEnd = conn.tryRecv(1)?.length === 0;
+    throw isEnd ? `${name} has closed the connection` : `${name} sent more than the echo`;
+  },
   () => {}, // we closed first
 );
 

@@ -34,4 +34,6 @@ async function echo(conn: Socket): Promise<void> {
     await print(theirs(decoder.decode(chunk, { stream: true })));
     await conn.sendAll(chunk);
   }
+  const cutOff = decoder.decode();
+  if (cutOff !== "") await print(theirs(cutOff));
 }

@@ -27,7 +27,8 @@ else await echo(await server.accept());
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
   if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
-  // Up to 1024 bytes of what the client has sent: all of it, if it fits and was sent in one piece.
+  // Once, and at most 1024 bytes: a short message comes whole as a rule, but TCP does not promise it,
+  // and of a longer one the rest is lost. echo-loop-server.ts receives until the client has ended.
   const message = await conn.recv(1024);
   await print(theirs(new TextDecoder().decode(message)));
   await conn.sendAll(message);

@@ -17,7 +17,13 @@ import { acceptLoop, startThreads } from "../lib/threads.ts";
 const { host, port, threads, relay, signal, ...limits } = cli(help, {
   ...serverFlags(4000),
   ...limitFlags,
-  threads: { type: "count", default: availableParallelism(), min: 1, about: "how many threads" },
+  threads: {
+    type: "count",
+    default: availableParallelism(),
+    min: 1,
+    max: 1024,
+    about: "how many threads",
+  },
   relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
 });
 

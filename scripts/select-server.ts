@@ -22,7 +22,7 @@ using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
 // Every client: what it has still to get back, and when it was last heard of. One that is owed
-// something is not read until it has taken that: who does not listen is not listened to.
+// something is not read until it has taken that: then its own sending has to wait, too.
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
 while (!signal.aborted || clients.size > 0) {

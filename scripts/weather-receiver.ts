@@ -37,7 +37,7 @@ await serve(server, receive, limits);
 
 async function receive(conn: Socket): Promise<void> {
   await print(`connection from ${formatAddress(conn.remoteAddress)}`);
-  print("waiting for a connection"); // the next sensor need not wait for this one
+  await print("waiting for a connection"); // the next sensor need not wait for this one
   // 64 bytes may hold a reading and a half, or end within a character: what is cut off waits here.
   const decoder = new TextDecoder();
   let rest = "";

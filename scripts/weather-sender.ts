@@ -8,12 +8,12 @@ Documented in tutorial 001, "Client".
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { cli, clientFlags, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, print } from "../lib/cli.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, readings, interval, signal } = cli(help, {
-  ...clientFlags(23456),
+  port: { ...clientFlags(23456).port, about: "the station's port" },
   host: { type: "string", about: "the station's address or name (default: this machine's own)" },
   readings: { type: "numbers", default: "15,22,21,26,25,19", about: "the temperatures to send" },
   interval: { type: "seconds", default: 2, min: 0, about: "time after each" },
@@ -22,13 +22,22 @@ const ip = host ?? (await ownAddress());
 print(`connecting to ${gethostname()} (${await getfqdn()}) with ${ip}`);
 using conn = await connect({ host: ip, port, signal });
 
+// The station has nothing to say before we have finished. What comes all the same is its end, and
+// the next reading would go to nobody; only the one after it would fail.
+let finished = false;
+conn.waitReadable().then(
+  () => finished || fail("the station has closed the connection"),
+  () => {}, // we closed first
+);
+
 for (const reading of readings) {
   await print(`data: ${reading}`);
   await conn.sendAll(`temperature: ${reading}\n`);
   await sleep(interval * 1000, undefined, { signal });
 }
 
-// Sent is not received. So we say that this was all, and wait for the station to close in turn,
-// which it does when it has read everything: had it died on the way, this would tell us.
+// Sent is not received. So we say that this was all, and wait for the station to close in turn: it
+// does when it has read everything. If it dies before that, its kernel resets the connection.
+finished = true;
 conn.shutdown("write");
 await conn.recv(1);

@@ -140,6 +140,14 @@ describe("echo-loop-server and echo-loop-client", () => {
     expect(client.stderr).toMatch(/^error: .*127\.0\.0\.1:\d+.*\n$/);
   });
 
+  test("a server that sends something else is not said to have closed", async () => {
+    await using server = script("reply-threaded-server", ["--port", "0"]);
+    await using client = script("echo-loop-client", ["--port", `${await server.port()}`]);
+    client.type("hello\n");
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toMatch(/^error: 127\.0\.0\.1:\d+ sent more than the echo\n$/);
+  });
+
   testPython("each with CPython on the other side", async () => {
     await using server = script("echo-loop-server", ["--port", "0", "--forever"]);
     const port = await server.port();
@@ -243,6 +251,18 @@ print("got", recv_all(conn)); conn.close()`);
     await python3.until(/got b'temperature: 1\\ntemperature: 2\\n'/);
   });
 
+  test("a station that closes in between is noticed, not only the second reading after", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
+    const port = `${await receiver.port()}`;
+    const args = ["--host", "127.0.0.1", "--port", port, "--interval", "2", "--readings", "1,-2"];
+    await using sender = script("weather-sender", args);
+    await receiver.until(/Data: temperature: 1\n/);
+    receiver.kill("SIGKILL");
+    expect(await sender.exit()).toBe(1);
+    expect(sender.stderr).toBe("error: the station has closed the connection\n");
+    expect(sender.stdout).not.toContain("data: -2");
+  });
+
   testPython("a receiver that dies on the way is noticed", async () => {
     await using python3 = python(`
 conn, _ = listen(1).accept()
@@ -250,7 +270,7 @@ conn.recv(64); reset(conn)`);
     const args = ["--host", "127.0.0.1", "--port", `${await python3.port()}`, "--interval", "0.1"];
     await using sender = script("weather-sender", args);
     expect(await sender.exit()).toBe(1);
-    expect(sender.stderr).toMatch(/^error: connection with 127\.0\.0\.1:\d+: .*\n$/);
+    expect(sender.stderr).toMatch(/^error: (the station|connection with 127\.0\.0\.1:\d+: ).*\n$/);
   });
 });
 
@@ -291,6 +311,29 @@ for (const mode of [[], ["--relay"]]) {
         const want = `Received: ${text}`;
         expect(String(await conn.recvExactly(Buffer.byteLength(want)))).toBe(want);
       }
+    });
+
+    testPython("lines that threads print stay whole, however slowly they are read", async () => {
+      await using server = script("reply-threaded-server", [
+        "--port",
+        "0",
+        "--threads",
+        "4",
+        ...mode,
+      ]);
+      const port = await server.port();
+      await using clients = python(
+        `
+conns = [connect(sys.argv[1]) for _ in range(2000)]
+for c in conns: c.sendall(b"x")
+for c in conns: assert c.recv(100) == b"Received: x"
+print("served")`,
+        port,
+      );
+      await clients.until(/served\n/);
+      const lines = server.stdout.trimEnd().split("\n").slice(2);
+      expect(lines).toHaveLength(2000);
+      for (const line of lines) expect(line).toMatch(/^Client connected: 127\.0\.0\.1:\d+$/);
     });
 
     test("a second copy on the same port is refused", async () => {
@@ -670,7 +713,8 @@ describe("every script", () => {
         [["--no-such-flag"], "--no-such-flag"],
         [["stray"], "stray"],
       ] as const) {
-        await using process = script(name, [...args]);
+        const words = name === "copy" ? ["echo-server", "folder"] : [];
+        await using process = script(name, [...words, ...args]);
         expect(await process.exit()).toBe(2);
         expect(process.stderr).toMatch(/^error: [^\n]*\n$/);
         expect(process.stderr).toContain(named);
@@ -686,6 +730,31 @@ describe("every script", () => {
       expect(process.stderr).toMatch(/^error: --port [^\n]*\n$/);
     }
   });
+});
+
+test("flags take the next word, as everywhere; numbers have limits", async () => {
+  for (const [name, args, told] of [
+    ["echo-client", ["--port", "-1"], '--port must be a whole number from 1 to 65535, not "-1"'],
+    [
+      "select-server",
+      ["--timeout", "3000000"],
+      '--timeout must be a number of seconds .*"3000000"',
+    ],
+    ["echo-threaded-server", ["--threads", "5000"], '--threads must be .* 1 to 1024, not "5000"'],
+    ["weather-sender", ["--readings", "-5,x"], '--readings must be numbers .*"-5,x"'],
+    ["echo-client", ["--port"], "Option '--port <value>' argument missing"],
+  ] as const) {
+    await using process = script(name, [...args]);
+    expect(await process.exit()).toBe(2);
+    expect(process.stderr).toMatch(new RegExp(`^error: ${told}.*\n$`));
+  }
+  await using server = script("echo-server", ["--port", "0"]);
+  const port = `${await server.port()}`;
+  await using client = script("echo-client", ["--port", port, "--message", "--not-a-flag"]);
+  expect(await client.exit()).toBe(0);
+  expect(client.stdout).toBe(">--not-a-flag\n");
+  await using helped = script("echo-server", ["--port", "abc", "--help"], { PORT: "abc" });
+  expect(await helped.exit()).toBe(0);
 });
 
 describe("every server", () => {

@@ -66,6 +66,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     await server.until(/another takes its place/, "stderr");
     expect(server.stderr).toMatch(/^warning: a thread has died .*; another takes its place$/m);
     expect(server.stderr).toContain(why);
+    if (order === "die") expect(server.stderr).toContain("faulty-threads.ts:");
     server.kill("SIGTERM");
     expect(await server.exit()).toBe(0);
   });

@@ -1,0 +1,178 @@
+// The flags of a script: what they are, what they mean, and how --help tells of them. `parseArgs` of
+// the platform takes the command line apart; what is here gives the words their types.
+
+import { parseArgs } from "node:util";
+
+/** One flag, what it takes, and the line about it in `--help`. `maxSize` is `--max-size` to type. */
+export type Flag =
+  | { type: "boolean"; about: string }
+  | { type: "argument"; about: string } // no flag at all: a word, taken in the order given here
+  | { type: "string"; about: string; default?: string; env?: string }
+  | { type: "numbers"; about: string; default: string; env?: string }
+  | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
+  | NumberFlag;
+
+type NumberFlag = {
+  type: "port" | "count" | "seconds";
+  about: string;
+  default: number;
+  min: number;
+  max?: number;
+  env?: string;
+};
+
+export type Flags = Record<string, Flag>;
+
+/** What a script gets for a flag. */
+export type Value<F extends Flag> = F extends { type: "boolean" }
+  ? boolean
+  : F extends { type: "argument" }
+    ? string
+    : F extends { type: "string" }
+      ? F extends { default: string }
+        ? string
+        : string | undefined
+      : F extends { type: "numbers" }
+        ? string[]
+        : F extends { type: "choice"; choices: readonly (infer Choice)[] }
+          ? Choice
+          : number;
+
+/** `--host` and `--port` of a script that listens; `HOST` and `PORT` in the environment count too. */
+export function serverFlags(port: number) {
+  return {
+    host: {
+      type: "string",
+      env: "HOST",
+      default: "127.0.0.1",
+      about: "address to listen on, 0.0.0.0 for all",
+    },
+    port: { type: "port", env: "PORT", default: port, min: 0, about: "port, 0 for any free one" },
+  } as const;
+}
+
+/** `--host` and `--port` of a script that connects. */
+export function clientFlags(port: number) {
+  return {
+    host: { type: "string", default: "127.0.0.1", about: "the server's address or name" },
+    port: { type: "port", default: port, min: 1, about: "the server's port" },
+  } as const;
+}
+
+/**
+ * The values of the flags: from `args`, else from the environment, else the default. Throws an
+ * `Error` whose message names what is wrong. With `--help`, `help` is true and nothing is checked.
+ */
+export function readFlags(flags: Flags, args: string[]): Record<string, unknown> {
+  const given = parse(flags, args);
+  const values: Record<string, unknown> = {};
+  for (const [name, flag] of Object.entries(flags)) {
+    const text = given[kebab(name)];
+    if (given.help) values[name] = text;
+    else if (flag.type === "argument") values[name] = text;
+    else if (flag.type === "boolean") values[name] = text ?? false;
+    else values[name] = valueOf(flag, kebab(name), text);
+  }
+  return values;
+}
+
+/** `--help`: what the script says of itself, and its flags. */
+export function helpText(help: string, flags: Flags): string {
+  const rows = Object.entries(flags).map(([name, flag]): [string, string] => {
+    if (flag.type === "argument") return [name.toUpperCase(), flag.about];
+    if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
+    if (name === "trace") return ["--trace", flag.about];
+    const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];
+    const notes = [];
+    if (flag.default !== undefined) notes.push(`default: ${flag.default}`);
+    if (flag.env !== undefined) notes.push(`environment: ${flag.env}`);
+    const note = notes.length > 0 ? ` (${notes.join(", ")})` : "";
+    return [`--${kebab(name)} ${takes}`, flag.about + note];
+  });
+  const width = Math.max(...rows.map(([left]) => left.length));
+  const lines = rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`);
+  return `${help.trim()}\n\nFlags:\n${lines.join("\n")}`;
+}
+
+const TAKES = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", seconds: "SECONDS" };
+
+function parse(flags: Flags, args: string[]): Record<string, unknown> {
+  const options: Record<string, { type: "boolean" | "string" }> = {};
+  const words: string[] = [];
+  for (const [name, { type }] of Object.entries(flags)) {
+    if (type === "argument") words.push(name);
+    else options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
+  }
+  try {
+    const joined = joinValues(args, options);
+    const parsed = parseArgs({ args: joined, options, allowPositionals: words.length > 0 });
+    const { values, positionals } = parsed;
+    const [missing] = words.slice(positionals.length);
+    const [stray] = positionals.slice(words.length);
+    if (stray !== undefined) throw new Error(`Unexpected argument '${stray}'`);
+    if (missing !== undefined && !values.help) throw new Error(`The ${missing} is missing`);
+    return { ...values, ...Object.fromEntries(words.map((word, i) => [word, positionals[i]])) };
+  } catch (error) {
+    // What follows the first sentence is advice on `--`, which no script here can use.
+    const [line = ""] = (error as Error).message.split(/\. |\n/);
+    throw new Error(`${line.replace(/\.$/, "")} (see --help)`);
+  }
+}
+
+// As getopt(3) has it, a flag that takes a value takes the next word, even one like -5. And --trace
+// alone is --trace=text.
+function joinValues(args: string[], options: Record<string, { type: string }>): string[] {
+  const joined: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    const takesValue = arg.startsWith("--") && options[arg.slice(2)]?.type === "string";
+    if (arg === "--trace") joined.push("--trace=text");
+    else if (takesValue && i + 1 < args.length) joined.push(`${arg}=${args[++i]}`);
+    else joined.push(arg);
+  }
+  return joined;
+}
+
+/** maxSize -> max-size */
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
+}
+
+type Valued = Exclude<Flag, { type: "boolean" | "argument" }>;
+
+function valueOf(flag: Valued, name: string, typed: unknown): unknown {
+  const env = (flag.env !== undefined && process.env[flag.env]) || undefined;
+  const text = typed ?? env ?? flag.default;
+  if (text === undefined) return undefined;
+  const label = typed === undefined && env !== undefined ? flag.env! : `--${name}`;
+  return convert(flag, label, String(text));
+}
+
+function convert(flag: Valued, label: string, text: string): unknown {
+  switch (flag.type) {
+    case "string":
+      if (text !== "") return text;
+      throw new Error(`${label} must not be empty`);
+    case "choice":
+      if (flag.choices.includes(text)) return text;
+      throw new Error(`${label} must be one of ${flag.choices.join(", ")}, not "${text}"`);
+    case "numbers": {
+      const numbers = text.split(",").map((number) => number.trim());
+      if (numbers.every((number) => /^-?\d+(\.\d+)?$/.test(number))) return numbers;
+      throw new Error(`${label} must be numbers with commas between them, not "${text}"`);
+    }
+    default:
+      return toNumber(flag, label, text);
+  }
+}
+
+function toNumber({ type, min, max }: NumberFlag, label: string, text: string): number {
+  const limits = { port: 65_535, count: Number.MAX_SAFE_INTEGER, seconds: 2_147_483 }; // as timers
+  const most = max ?? limits[type];
+  const plain = type === "seconds" ? /^(\d+\.?\d*|\.\d+)$/ : /^\d+$/;
+  if (plain.test(text) && Number(text) >= min && Number(text) <= most) return Number(text);
+  const kind = type === "seconds" ? "a number of seconds" : "a whole number";
+  const open = most === Number.MAX_SAFE_INTEGER;
+  const range = open ? `of at least ${min}` : `from ${min} to ${most}`;
+  throw new Error(`${label} must be ${kind} ${range}, not "${text}"`);
+}
