@@ -813,6 +813,8 @@ describe("Web Streams", () => {
     using both = await pair();
     const reader = both.far.readable.getReader();
     const reading = reader.read();
+    await turn();
+    expect((await failure(both.far.recv(1))).code).toBe("EBUSY"); // it waits
     await reader.cancel();
     expect((await reading).done).toBe(true);
     await both.near.sendAll("hello");
