@@ -7,6 +7,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen, type Socket } from "../lib/socket.ts";
 import {
+  echoes,
   failure,
   PATIENCE_MS,
   pattern,
@@ -25,16 +26,6 @@ const MIB = 1 << 20;
 function memory(pid: number): number {
   const [, kib] = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+) kB/m)!;
   return Number(kib) * 1024;
-}
-
-async function echoes(port: number, bytes = 1000): Promise<void> {
-  using conn = await connect({ port });
-  const data = pattern(bytes, port);
-  const [got] = await Promise.all([
-    recvAll(conn),
-    conn.sendAll(data).then(() => conn.shutdown("write")),
-  ]);
-  expect(got.equals(data)).toBe(true);
 }
 
 const echoServers = ["echo-threaded-server", "select-server"];

@@ -161,6 +161,17 @@ export async function recvAll(conn: Socket): Promise<Buffer> {
   return Buffer.concat(await Array.fromAsync(conn));
 }
 
+/** Has an echo server send `bytes` bytes back, and compares every one of them. */
+export async function echoes(port: number, bytes = 1000): Promise<void> {
+  using conn = await connect({ port });
+  const data = pattern(bytes, port + bytes);
+  const [got] = await Promise.all([
+    recvAll(conn),
+    conn.sendAll(data).then(() => conn.shutdown("write")),
+  ]);
+  if (!got.equals(data)) throw new Error(`${got.length} of ${bytes} bytes, or other ones`);
+}
+
 /** One turn of the event loop. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));

@@ -6,6 +6,7 @@ import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
 import {
+  echoes,
   failure,
   pattern,
   Process,
@@ -285,16 +286,7 @@ for (const mode of [[], ["--relay"]]) {
         ...mode,
       ]);
       const port = await server.port();
-      const echo = async (_: unknown, i: number) => {
-        using conn = await connect({ port });
-        const data = pattern(200_000, i);
-        const [got] = await Promise.all([
-          recvAll(conn),
-          conn.sendAll(data).then(() => conn.shutdown("write")),
-        ]);
-        expect(got.equals(data)).toBe(true);
-      };
-      await Promise.all(Array.from({ length: 30 }, echo));
+      await Promise.all(Array.from({ length: 30 }, (_, i) => echoes(port, 200_000 + i)));
       expect(server.stderr).toBe("");
     });
 
@@ -397,16 +389,7 @@ describe("select-server", () => {
     using slow = await connect({ port });
     const flood = pattern(32 << 20);
     const flooding = slow.sendAll(flood).then(() => slow.shutdown("write"));
-    const echo = async (_: unknown, i: number) => {
-      using conn = await connect({ port });
-      const data = pattern(100_000, i);
-      const [got] = await Promise.all([
-        recvAll(conn),
-        conn.sendAll(data).then(() => conn.shutdown("write")),
-      ]);
-      expect(got.equals(data)).toBe(true);
-    };
-    await Promise.all(Array.from({ length: 20 }, echo));
+    await Promise.all(Array.from({ length: 20 }, (_, i) => echoes(port, 100_000 + i)));
     expect((await recvAll(slow)).equals(flood)).toBe(true); // it was only slow
     await flooding;
     const rude = await connect({ port });
@@ -414,7 +397,7 @@ describe("select-server", () => {
     await rude.recv(1);
     rude.reset();
     await server.until(/warning: connection with .*: connection reset by peer/, "stderr");
-    await echo(0, 1);
+    await echoes(port);
   });
 
   test("says when nothing happens", async () => {
