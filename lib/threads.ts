@@ -23,7 +23,7 @@ export interface ThreadOptions {
   port: number;
   /** How many Workers. */
   threads: number;
-  /** Accept in the main thread, and relay. Default: where the kernel does not spread connections. */
+  /** Accept in the main thread, and relay: always where the kernel does not spread connections. */
   relay?: boolean;
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
@@ -51,7 +51,8 @@ const PREFACE_BYTES = 160;
  * Rejects as `listen` throws: a port that anybody listens on already is in use, threads or not.
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
-  const { host, port, threads, signal, relay = process.platform !== "linux" } = options;
+  const { host, port, threads, signal } = options;
+  const relay = options.relay || process.platform !== "linux";
   // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
   // without that first; and nobody else asks before our threads have it.
   using _untilStarted = lockStart(host, port);
@@ -90,7 +91,7 @@ export async function acceptLoop(
   const server = listen({ host, port, reusePort: secret === null });
   parentPort!.once("message", () => {
     server.close();
-    parentPort!.close();
+    parentPort!.unref(); // then the last connection ends the thread
   });
   parentPort!.postMessage(server.address);
   const known = async (conn: Socket) => {

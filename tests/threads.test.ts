@@ -38,6 +38,19 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     expect(await ask(conn, "hello")).toBe(`hello from 127.0.0.1:${conn.localAddress.port}`);
   });
 
+  test("go on printing for their last connections", async () => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    using conn = await connect({ port });
+    await ask(conn, "before");
+    server.kill("SIGTERM");
+    while ((await connect({ port }).catch(() => null)) !== null);
+    expect(await ask(conn, "after")).toStartWith("after");
+    conn.close();
+    expect(await server.exit()).toBe(0);
+    expect(server.stdout).toEndWith("before\nafter\n");
+  });
+
   test("a handler that throws ends its connection, and that is told; others go on", async () => {
     await using server = faulty(...mode);
     const port = await server.port();
