@@ -14,7 +14,7 @@ import { pattern, type Process, recvAll, script } from "./helpers.ts";
 
 const { seconds, clients, only, signal } = cli(help, {
   seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
-  only: { type: "string", default: "", about: "servers whose command begins so" },
+  only: { type: "string", about: "servers whose command begins so" },
   clients: { type: "count", default: 8, min: 1, about: "clients at once, for each server" },
 });
 
@@ -140,7 +140,7 @@ function measure({ server: { pid }, memory, descriptors }: Tally): void {
   descriptors.push(readdirSync(`/proc/${pid}/fd`).length);
 }
 
-const chosen = Object.entries(visits).filter(([name]) => name.startsWith(only));
+const chosen = Object.entries(visits).filter(([name]) => name.startsWith(only ?? ""));
 const tallies = chosen.map(async ([name, visit]) => {
   const tally = await soak(name, visit);
   const { memory, descriptors, wrong, server } = tally;
