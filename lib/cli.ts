@@ -170,7 +170,10 @@ export function fail(error: unknown): Promise<never> {
 /** An error as a person wants it told; one that is our own mistake keeps its stack. */
 function describe(error: unknown): string {
   if (typeof error === "string") return error;
-  if (!(error instanceof SocketError)) return Bun.inspect(error);
+  if (!(error instanceof SocketError)) {
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    return syscall === undefined ? Bun.inspect(error) : message; // the system's errors need no stack
+  }
   const { code, syscall, address } = error;
   const why = reason(code);
   const peer = code === "ENOTFOUND" ? address.host : formatAddress(address);
@@ -182,6 +185,8 @@ function describe(error: unknown): string {
     const hint = address.host === process.env.HOST ? " (HOST in the environment)" : "";
     return `cannot listen on ${peer}: ${why}${hint}`;
   }
+  if (syscall === "send" && code === "EINVAL")
+    return "cannot send: the message holds the delimiter";
   return `connection with ${peer}: ${why}`;
 }
 

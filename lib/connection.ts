@@ -407,7 +407,10 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     this.#release((handle) => handle.end());
   }
 
-  /** Ends the connection at once with a reset (RST): what is under way either way is lost. */
+  /**
+   * Ends the connection at once with a reset (RST): what is under way either way is lost. (A
+   * Unix-domain socket has no reset: its peer sees an end like any other.)
+   */
   reset(): void {
     this.#release((handle) => handle.terminate());
   }

@@ -74,7 +74,7 @@ export function delimited(
         }
       } finally {
         // Whoever leaves the loop early finds on the socket what was read ahead.
-        conn.unrecv(ahead.take(ahead.length));
+        if (ahead.length > 0) conn.unrecv(ahead.take(ahead.length));
       }
     },
   };
@@ -105,8 +105,7 @@ export function lengthPrefixed(
         const prefix = await recvOrEnd(conn, bytes);
         if (prefix === null) return;
         const length = prefix.readUIntBE(0, bytes);
-        if (length > max) throw failure("EMSGSIZE", "recv", conn);
-        yield await conn.recvExactly(length);
+        yield await recvBody(conn, prefix, length, max);
       }
     },
   };
@@ -147,6 +146,18 @@ async function recvOrEnd(conn: Socket, bytes: number): Promise<Buffer | null> {
     return await conn.recvExactly(bytes);
   } catch (error) {
     if (error instanceof SocketError && error.partial?.length === 0) return null;
+    throw error;
+  }
+}
+
+// A body that does not come leaves its length on the socket too: whoever tries again is still in step.
+async function recvBody(conn: Socket, prefix: Buffer, length: number, max: number) {
+  try {
+    if (length > max) throw failure("EMSGSIZE", "recv", conn);
+    return await conn.recvExactly(length);
+  } catch (error) {
+    const cutOff = error instanceof SocketError && error.partial !== undefined;
+    if (!cutOff) conn.unrecv(prefix);
     throw error;
   }
 }

@@ -12,7 +12,7 @@ const RESERVE = 32;
 export interface Limits {
   /** Connections at once; those beyond are reset. Never more than there are descriptors for. */
   maxConnections: number;
-  /** Seconds that one `recv` or `send` may wait for the peer, then the connection ends. 0: no limit. */
+  /** Seconds that one `recv` or `send`, as a whole, may wait for the peer; then the connection ends. 0: no limit. */
   idleTimeout: number;
 }
 
@@ -28,14 +28,15 @@ export const limitFlags = {
     type: "seconds",
     default: 300,
     min: 0,
-    about: "how long a connection may be silent before it is closed, 0 for ever",
+    about: "how long one recv or send may wait for the peer, 0 for ever",
   },
 } as const;
 
 /**
  * Accepts connections until the server is closed, and runs `handle` for each. When that ends, its
  * connection is closed; when it throws, that is told in one line on stderr, and nothing else ends.
- * Of several `threads` that do this, each takes its part of the connections.
+ * Several threads that do this can have one limit together: `open` is then their shared memory, with
+ * the count of all in its first place and that of each thread in its own `slot`.
  *
  * @example
  * await serve(server, async (conn) => {
@@ -46,10 +47,14 @@ export async function serve(
   server: ServerSocket,
   handle: (conn: Socket) => Promise<void>,
   { maxConnections, idleTimeout }: Limits,
-  threads = 1,
+  open: Int32Array = new Int32Array(2),
+  slot = 1,
 ): Promise<void> {
-  const max = Math.ceil(affordable(maxConnections) / threads);
-  let open = 0;
+  const max = affordable(maxConnections);
+  const count = (change: number) => {
+    Atomics.add(open, slot, change);
+    return Atomics.add(open, 0, change);
+  };
   let full = false;
   const run = async (conn: Socket) => {
     using _closedAtTheEnd = conn;
@@ -57,17 +62,17 @@ export async function serve(
     await handle(conn);
   };
   for await (const conn of server) {
-    if (open >= max) {
-      conn.reset();
-      if (!full) warn(`${max} connections are open: more are refused until one ends`);
-      full = true;
+    if (count(1) < max) {
+      full = false;
+      run(conn)
+        .catch(warn)
+        .finally(() => count(-1));
       continue;
     }
-    full = false;
-    open++;
-    run(conn)
-      .catch(warn)
-      .finally(() => open--);
+    count(-1);
+    conn.reset();
+    if (!full) warn(`${max} connections are open: more are refused until one ends`);
+    full = true;
   }
 }
 
@@ -80,5 +85,6 @@ export function affordable(connections: number): number {
   const limits = "/proc/self/limits";
   if (!existsSync(limits)) return connections;
   const [, files] = readFileSync(limits, "utf8").match(/^Max open files +(\d+)/m) ?? [];
-  return files === undefined ? connections : Math.min(connections, Number(files) - RESERVE);
+  if (files === undefined) return connections;
+  return Math.max(1, Math.min(connections, Number(files) - RESERVE));
 }

@@ -124,7 +124,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { address, own } = checkAddress(options, 0);
     const file = isPath(address.host);
     try {
-      if (file) removeStale(address.host);
+      using _whileTakingOver = file ? takeOver(address.host) : null;
       const shared = { ...own, reusePort };
       this.#listener = Bun.listen({ ...shared, data: this });
     } catch (cause) {
@@ -271,15 +271,28 @@ function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
 // A process that is killed leaves its socket file behind, and nobody could listen there again. Such
 // a file refuses connections; but one that is in use would have to accept ours, so Linux's list of
 // Unix sockets, proc_pid_net(5), is asked first. To connect and wait takes a process of its own.
-function removeStale(path: string): void {
-  if (!existsSync(path) || !statSync(path).isSocket()) return;
+//
+// Of several that find it, one may remove it: who has the lock, until it listens there itself.
+function takeOver(path: string): Disposable | null {
+  if (!existsSync(path) || !statSync(path).isSocket()) return null;
   const list = "/proc/net/unix";
-  if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return;
+  if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return null;
+  const lock = lockName(`take over ${path}`);
   const probe = `Bun.connect({ unix: ${JSON.stringify(path)}, socket: { data() {} } }).then(
     () => process.exit(0), (error) => process.exit(error.code === "ECONNREFUSED" ? 1 : 0))`;
   const env = { ...process.env, BUN_BE_BUN: "1" }; // in a compiled script, too, it is Bun
   const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
   if (exitCode === 1) unlinkSync(path);
+  return lock;
+}
+
+/**
+ * A name that one process of this machine can have at a time: in Linux's abstract namespace, unix(7).
+ * Goes with its process at the latest. Throws `EADDRINUSE`; elsewhere it is null.
+ */
+export function lockName(name: string): Disposable | null {
+  if (process.platform !== "linux") return null;
+  return Bun.listen({ unix: `\0${name}`, socket: { data() {} } });
 }
 
 function systemError(cause: unknown, syscall: Syscall, address: Address): SocketError {

@@ -11,12 +11,20 @@
 //     else await acceptLoop(echo, limits);
 
 import { randomUUID } from "node:crypto";
+import { lookup } from "node:dns/promises";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { answerWrite, warn } from "./cli.ts";
 import { SocketError } from "./errors.ts";
 import { affordable, type Limits, serve } from "./serve.ts";
-import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
+import {
+  type Address,
+  connect,
+  listen,
+  lockName,
+  type ServerSocket,
+  type Socket,
+} from "./socket.ts";
 
 export interface ThreadOptions {
   host?: string;
@@ -34,7 +42,9 @@ interface Job {
   host: string;
   port: number;
   secret: string | null;
-  threads: number;
+  /** The connections of all threads, and those of each: see `serve`. */
+  open: Int32Array;
+  slot: number;
 }
 
 /** A thread that keeps dying is replaced this often. */
@@ -55,19 +65,23 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const relay = options.relay || process.platform !== "linux";
   // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
   // without that first; and nobody else asks before our threads have it.
-  using _untilStarted = lockStart(host, port);
+  using _untilStarted = await lockStart(host, port);
   const server = listen({ host, port, signal });
   const { address } = server;
   if (!relay) server.close();
-  const job: Job = relay
-    ? { host: "127.0.0.1", port: 0, secret: randomUUID(), threads }
-    : { ...address, secret: null, threads };
+  const secret = relay ? randomUUID() : null;
+  const where = relay ? { host: "127.0.0.1", port: 0 } : address;
+  const open = new Int32Array(new SharedArrayBuffer(4 * (1 + threads)));
 
-  const start = (slot: number) => startThread(script, job, signal, (why) => replace(slot, why));
+  const start = (slot: number) => {
+    const job = { ...where, secret, open, slot: slot + 1 };
+    return startThread(script, job, signal, (why) => replace(slot, why));
+  };
   // Not more than one a second at the same place: what dies at once will do so again.
   const restarted: number[] = [];
   const replace = (slot: number, why: string) => {
     if (signal.aborted) return;
+    Atomics.sub(open, 0, Atomics.exchange(open, slot + 1, 0)); // its connections died with it
     warn(`a thread has died (${why}); another takes its place`);
     const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
     restarted[slot] = performance.now() + wait;
@@ -75,7 +89,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.all(pool);
-  if (relay) relayAll(server, pool, job.secret!);
+  if (secret !== null) relayAll(server, pool, secret);
   return address;
 }
 
@@ -87,7 +101,7 @@ export async function acceptLoop(
   handle: (conn: Socket) => Promise<void>,
   limits: Limits,
 ): Promise<void> {
-  const { host, port, secret, threads } = workerData as Job;
+  const { host, port, secret, open, slot } = workerData as Job;
   const server = listen({ host, port, reusePort: secret === null });
   parentPort!.once("message", () => {
     server.close();
@@ -98,17 +112,16 @@ export async function acceptLoop(
     if (secret !== null) await takePreface(conn, secret);
     await handle(conn);
   };
-  await serve(server, known, limits, threads);
+  await serve(server, known, limits, open, slot);
 }
 
-// Of copies that start at the same moment, one: a name in Linux's abstract namespace, unix(7), can be
-// had once, and goes with its process.
-function lockStart(host = "127.0.0.1", port: number): Bun.SocketListener | null {
-  if (process.platform !== "linux" || port === 0) return null;
+// Of copies that start at the same moment, one.
+async function lockStart(host = "127.0.0.1", port: number): Promise<Disposable | null> {
+  const { address } = await lookup(host).catch(() => ({ address: host }));
   try {
-    return Bun.listen({ unix: `\0start ${host}:${port}`, socket: { data() {} } });
+    return port === 0 ? null : lockName(`start ${address}:${port}`);
   } catch (cause) {
-    throw new SocketError("EADDRINUSE", "listen", { host, port }, { cause });
+    throw new SocketError("EADDRINUSE", "listen", { host: address, port }, { cause });
   }
 }
 

@@ -119,7 +119,7 @@ function watch(call: Omit<Call, "result">, tell: Tell, run: () => any): any {
     return result;
   };
   const failed = (error: unknown) => {
-    tell({ ...call, result: error instanceof Error ? error : new Error(String(error)) });
+    tell({ ...call, result: error instanceof Error ? error : new Error(Bun.inspect(error)) });
     throw error;
   };
   let result: unknown;
@@ -178,7 +178,7 @@ function preview(data: unknown): string {
   const head = bytes.subarray(0, 32);
   const text = head.toString().replace(/\ufffd+$/, ""); // may be cut within a character
   const more = bytes.length > head.length ? "…" : "";
-  const isText = !/[\ufffd\0-\x08\x0e-\x1f]/.test(text) && text !== "";
+  const isText = !/[\ufffd\0-\x08\x0e-\x1f\x7f-\x9f]/.test(text) && text !== "";
   const shown = isText ? JSON.stringify(text) : head.toString("hex").replace(/..(?=.)/g, "$& ");
   return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${shown}${more}`;
 }
@@ -201,9 +201,14 @@ class Diagram {
     if (result instanceof Error) return this.#note(near, `${name}: ${show(result)}`);
     if (name === "connect") return this.#arrow(near, far, "connect");
     if (name === "accept" || name === "tryAccept") return this.#receive(far, near, "accept");
+    if (name === "shutdown" && args[0] === "read") return this.#note(near, "shutdown read");
     if (name === "shutdown") return this.#arrow(near, far, `FIN (shutdown ${args[0]})`);
     if (name === "close" || name === "reset") return this.#arrow(near, far, name);
-    if (/send/i.test(name) && result !== 0) return this.#arrow(near, far, preview(args[0]));
+    if (/send/i.test(name)) {
+      const took = typeof result === "number" ? result : Infinity; // sendAll takes all
+      const sent = Buffer.from(args[0] as string).subarray(0, took);
+      return sent.length > 0 ? this.#arrow(near, far, preview(sent)) : undefined;
+    }
     if (/recv/i.test(name) && name !== "unrecv" && result !== null) {
       this.#receive(far, near, show(result));
     }

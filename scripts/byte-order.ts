@@ -45,10 +45,12 @@ await far.sendAll(inMemory(number));
 const back = await near.recvExactly(4);
 print(`sent without:    ${hex(back)} on the wire, read in network order: ${back.readUInt32BE()}`);
 
-// Text has no byte order, and a small number is shorter as text: but then its length varies.
-print(
-  `sent as text:    ${hex(Buffer.from(`${number}`))} on the wire, ${`${number}`.length} of 4 bytes`,
-);
+// Text has no byte order, and a small number is shorter as text: but then its length varies, and
+// where it ends has to be told in some other way, here by the end of the connection.
+await near.sendAll(String(number));
+near.shutdown("write");
+const text = await far.recv(10);
+print(`sent as text:    ${hex(text)} on the wire, ${text.length} bytes instead of 4`);
 
 function wordOf(bytes: Buffer): number {
   return new Uint32Array(Uint8Array.from(bytes).buffer)[0]!;

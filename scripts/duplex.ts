@@ -15,7 +15,13 @@ import { cli, print } from "../lib/cli.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
 const { bytes } = cli(help, {
-  bytes: { type: "count", default: 8_000_000, min: 1, about: "how much each side sends at once" },
+  bytes: {
+    type: "count",
+    default: 8_000_000,
+    min: 1,
+    max: 1 << 28,
+    about: "how much each side sends at once",
+  },
 });
 using server = listen({ port: 0 });
 using near = await connect(server.address);

@@ -7,7 +7,7 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
   terminal 2:  bun run scripts/http-client.ts --path /hello
 `;
 
-import { cli, clientFlags, fail, refuse, write } from "../lib/cli.ts";
+import { cli, clientFlags, refuse, write } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { connect } from "../lib/socket.ts";
 
@@ -21,8 +21,7 @@ const { host, port, path, signal } = cli(help, {
 if (!/^\/[!-~]*$/.test(path)) refuse(`--path must begin with / and hold no blanks, not "${path}"`);
 
 using conn = await connect({ host, port, signal });
-const address = host ?? "127.0.0.1";
-const name = formatAddress({ host: address, port });
+const name = formatAddress({ host, port });
 // HTTP/1.0: the reply comes as it is, not in HTTP/1.1's chunks, and ends with the connection.
 await conn.sendAll(`GET ${path} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);
 // shutdown(1) in the tutorial: no more from us, but we still listen.
@@ -37,8 +36,8 @@ while (!head.includes(END) && head.length <= MAX_HEAD) {
 const end = head.indexOf(END);
 const [, status, code] = head.toString("latin1").match(/^HTTP\/\d\.\d ((\d{3})[^\r\n]*)/) ?? [];
 
-if (end < 0 || status === undefined) await fail(`${name} did not answer in HTTP`);
-console.error(status);
+if (end < 0 || status === undefined) throw `${name} did not answer in HTTP`;
+console.error(status.replace(/[^ -~]/g, "?")); // it must not command our terminal
 
 const body = head.subarray(end + END.length);
 const length = head.toString("latin1", 0, end).match(/^content-length: *(\d+) *$/im)?.[1];
@@ -48,5 +47,6 @@ for await (const chunk of conn) {
   received += chunk.length;
   await write(chunk);
 }
-if (received < Number(length)) await fail(`${name} sent ${received} of ${length} bytes`);
+const hasBody = code !== "204" && code !== "304";
+if (hasBody && received < Number(length)) throw `${name} sent ${received} of ${length} bytes`;
 if (Number(code) >= 400) process.exitCode = 1;

@@ -52,7 +52,9 @@ async function converse(server: ServerSocket, ...where: string[]): Promise<void>
   // A compiled script is its own program; otherwise Bun is, and runs this file.
   const program = Bun.main.startsWith("/$bunfs/") ? [] : [Bun.main];
   const partner = Bun.spawn([process.execPath, ...program, ...where], { stderr: "inherit" });
-  using conn = await server.accept();
+  const gone = new AbortController();
+  partner.exited.then(() => gone.abort("the partner has ended before it connected"));
+  using conn = await server.accept({ signal: gone.signal });
   const greeting = await conn.recv(100);
   print(`${formatAddress(server.address)}: "${greeting}" to process ${process.pid}`);
 

@@ -18,6 +18,7 @@ const { host, port, timeout, maxConnections, idleTimeout, signal } = cli(help, {
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
 const max = affordable(maxConnections);
+const lookAround = Math.min(timeout, idleTimeout || timeout) * 1000; // ms
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
@@ -25,14 +26,19 @@ print(`listening on ${formatAddress(server.address)}`);
 // something is not read until it has taken that: then its own sending has to wait, too.
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
+let quietSince = performance.now();
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
   for (const [conn, { owed }] of clients) (owed.length > 0 ? owing : readers).push(conn);
 
   try {
-    const [readable, writable] = await select(readers, owing, [], timeout * 1000);
-    if (readable.length + writable.length === 0) print("no activity");
+    const [readable, writable] = await select(readers, owing, [], lookAround);
+    if (readable.length + writable.length > 0) quietSince = performance.now();
+    else if (performance.now() - quietSince >= timeout * 1000) {
+      print("no activity");
+      quietSince = performance.now();
+    }
     for (const socket of readable) socket === server ? welcome() : receive(socket as Socket);
     for (const conn of writable) send(conn);
     dropIdle();
@@ -77,7 +83,6 @@ function attempt(conn: Socket, step: () => void): void {
   }
 }
 
-// Looked for whenever select() returns, which is every --timeout seconds at the latest.
 function dropIdle(): void {
   if (idleTimeout === 0) return;
   const limit = performance.now() - idleTimeout * 1000;

@@ -125,6 +125,27 @@ print("served again")`,
     },
   );
 
+  testPython("--max-connections is exact, however the connections are spread", async () => {
+    await using server = script(name, ["--port", "0", "--max-connections=8"]);
+    const port = await server.port();
+    await using crowd = python(
+      `
+def held(c):
+    try: c.settimeout(10); c.sendall(b"x"); return c.recv(1) == b"x"
+    except OSError: return False
+def hold(n):
+    conns = [connect(sys.argv[1]) for _ in range(n)]
+    return conns, sum(map(held, conns))
+some, n = hold(8); print("held", n)
+more, n = hold(4); print("more", n)
+for c in some: c.close()
+while not held(connect(sys.argv[1])): pass
+print("again")`,
+      port,
+    );
+    await crowd.until(/held 8\nmore 0\nagain\n/);
+  });
+
   test("--max-connections and --idle-timeout: who says nothing has to go", async () => {
     const args = ["--port", "0", "--max-connections=2", "--idle-timeout=1", "--timeout=0.1"];
     if (name !== "select-server") args.splice(-1, 1, "--threads=1");

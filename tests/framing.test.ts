@@ -101,6 +101,19 @@ describe.each(cases)("%s", (_name, framing, texts) => {
   });
 });
 
+test("a message that was given up half-way is still whole for who tries again", async () => {
+  for (const framing of [lengthPrefixed(), delimited(), fixedLength(6)]) {
+    using both = await pair();
+    both.far.setTimeout(30);
+    const bytes = framing.frame(Buffer.from("\0\0\0\x02hi")) as Buffer;
+    await both.near.sendAll(bytes.subarray(0, 5));
+    expect((await failure(messages(both.far, framing).next())).code).toBe("ETIMEDOUT");
+    await both.near.sendAll(bytes.subarray(5));
+    both.far.setTimeout(null);
+    expect(String((await messages(both.far, framing).next()).value)).toBe("\0\0\0\x02hi");
+  }
+});
+
 describe("limits", () => {
   test.each([
     ["delimited", delimited("\n", { maxBytes: 100 })],

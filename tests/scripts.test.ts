@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
-import { connect, listen } from "../lib/socket.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
 import {
   echoes,
   failure,
@@ -635,6 +635,75 @@ while prefix := conn.recv(4, socket.MSG_WAITALL):
   });
 });
 
+describe("echo-bench", () => {
+  test("measures, closed and open loop, and compares every byte", async () => {
+    await using server = script("echo-threaded-server", ["--port", "0"]);
+    const port = `${await server.port()}`;
+    for (const load of [
+      ["--size", "100"],
+      ["--size", "300000", "--pipeline", "3"],
+      ["--rate", "500"],
+    ]) {
+      const args = ["--port", port, "--connections", "5", "--seconds", "0.3", "--json", ...load];
+      await using bench = script("echo-bench", args);
+      expect(await bench.exit(), bench.stderr).toBe(0);
+      const result = JSON.parse(bench.stdout);
+      expect(result.messages).toBeGreaterThan(0);
+      expect(result.unanswered).toBe(0);
+      const { p50, p90, p99, p999, max } = result.ms;
+      expect([p50, p90, p99, p999, max]).toEqual([p50, p90, p99, p999, max].sort((a, b) => a - b));
+    }
+    await using told = script("echo-bench", ["--port", port, "--seconds", "1.1"]);
+    expect(await told.exit()).toBe(0);
+    expect(told.stdout).toMatch(
+      /^\d+ messages\/s, .*\np50 .*p999 .*max .*ms\n( +[\d.]+ ms {2}#+ .*%\n)+$/,
+    );
+    expect(told.stderr).toMatch(/^1 s {2}\d+ messages\/s\n/);
+  });
+
+  test("a server that changes a byte, closes, or does not answer is not let through", async () => {
+    const serveWith = async (answer: (conn: Socket) => Promise<unknown>) => {
+      using server = listen({ port: 0 });
+      const args = ["--port", `${server.address.port}`, "--connections", "1", "--seconds", "0.2"];
+      await using bench = script("echo-bench", args);
+      using conn = await server.accept();
+      await answer(conn);
+      expect(await bench.exit()).toBe(1);
+      return bench.stderr;
+    };
+    const wrong = async (conn: Socket) => {
+      const message = await conn.recvExactly(1000);
+      message[500]! ^= 1;
+      await conn.sendAll(message);
+    };
+    expect(await serveWith(wrong)).toBe("error: other bytes came back\n");
+    const closes = async (conn: Socket) => (await conn.recvExactly(1000)) && conn.close();
+    expect(await serveWith(closes)).toBe("error: the server has closed a connection\n");
+    expect(await serveWith(async () => {})).toMatch(/error: 1 messages were not answered\n$/);
+  });
+
+  test("a server that stalls is not flattered: time counts from when a message was due", async () => {
+    using server = listen({ port: 0 });
+    const args = [
+      "--port",
+      `${server.address.port}`,
+      "--connections=1",
+      "--size=100",
+      "--rate=200",
+    ];
+    await using bench = script("echo-bench", [...args, "--seconds=1", "--json"]);
+    using conn = await server.accept();
+    await conn.sendAll(await conn.recvExactly(100));
+    await Bun.sleep(600); // the stall: some 120 messages come due in it
+    for await (const chunk of conn) await conn.sendAll(chunk);
+    expect(await bench.exit()).toBe(0);
+    const { ms, messages } = JSON.parse(bench.stdout);
+    expect(messages).toBeGreaterThan(150);
+    expect(ms.p90).toBeGreaterThan(100);
+    expect(ms.max).toBeGreaterThan(550);
+  });
+});
+
 describe("the scripts that need no partner", () => {
   test("byte-order shows the bytes, and refuses what is no 32-bit number", async () => {
     await using one = script("byte-order", ["--number", "258"]);
@@ -684,7 +753,7 @@ describe("every script", () => {
     await using process = script(name, ["--help"]);
     expect(await process.exit()).toBe(0);
     expect(process.stdout).toContain(`bun run scripts/${name}.ts`);
-    if (name !== "copy") expect(process.stdout).toMatch(/tutorial 00\d/);
+    if (!["copy", "echo-bench"].includes(name)) expect(process.stdout).toMatch(/tutorial 00\d/);
     expect(process.stdout).toMatch(/^ {2}--help +this text$/m);
     expect(process.stderr).toBe("");
   });

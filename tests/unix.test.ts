@@ -6,7 +6,16 @@ import { join } from "node:path";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
-import { failure, PATIENCE_MS, pattern, python, recvAll, testPython } from "./helpers.ts";
+import {
+  failure,
+  PATIENCE_MS,
+  pattern,
+  Process,
+  python,
+  recvAll,
+  root,
+  testPython,
+} from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -68,6 +77,27 @@ print("bound"); sys.stdin.readline()`,
   using server = listen({ path });
   using _near = await connect({ path });
   using _far = await server.accept();
+});
+
+testPython("of several that find a stale file at once, one takes it over", async () => {
+  await using stale = python(
+    "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('bound'); sys.stdin.readline()",
+    path,
+  );
+  await stale.until(/bound/);
+  stale.kill("SIGKILL");
+  await stale.exit();
+  const lib = JSON.stringify(join(root, "lib/socket.ts"));
+  const code = `import { listen } from ${lib};
+    try { listen({ path: ${JSON.stringify(path)} }); console.log("listens") }
+    catch (error) { console.log(error.code) }
+    for await (const _ of console) break;
+    process.exit()`;
+  const starters = Array.from({ length: 4 }, () => new Process([process.execPath, "-e", code]));
+  const said = starters.map(async (starter) => (await starter.until(/(.*)\n/))[1]);
+  expect((await Promise.all(said)).sort()).toEqual([...Array(3).fill("EADDRINUSE"), "listens"]);
+  for (const starter of starters) starter.type("\n");
+  await Promise.all(starters.map((starter) => starter.exit()));
 });
 
 testPython("with CPython at the other end", async () => {

@@ -1,0 +1,157 @@
+const help = `
+Load for any echo server: many connections, each with messages under way all the time (or, with --rate,
+at fixed moments). Every byte that comes back is compared; how long it took is counted and shown.
+Not from a tutorial: it shows what the servers of this collection can take.
+
+  terminal 1:  bun run scripts/echo-threaded-server.ts
+  terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5
+`;
+
+import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { connect, type Socket } from "../lib/socket.ts";
+
+const { host, port, connections, size, seconds, pipeline, rate, json, signal } = cli(help, {
+  ...clientFlags(4000),
+  connections: { type: "count", default: 50, min: 1, max: 20_000, about: "how many" },
+  size: { type: "count", default: 1000, min: 1, max: 1 << 26, about: "bytes of a message" },
+  seconds: { type: "seconds", default: 5, min: 0.1, about: "how long" },
+  pipeline: { type: "count", default: 1, min: 1, about: "messages under way on a connection" },
+  rate: { type: "count", default: 0, min: 0, about: "messages a second in all, answered or not" },
+  json: { type: "boolean", about: "the result as JSON, and no progress" },
+});
+const CHUNK = 65_536;
+const PATIENCE_MS = 5_000; // for the last replies
+
+// Text in which no two places nearby look alike, over and over: what must come back, from any place.
+const message = Buffer.from(Array.from({ length: size }, (_, i) => 32 + ((i * 7 + (i >> 6)) % 95)));
+const stream = Buffer.alloc(size + CHUNK, message);
+
+// Times are counted in steps of 2 %, so that a run of any length needs little memory.
+const counts = new Map<number, number>();
+let [answered, longest, sending, over] = [0, 0, true, false];
+const stepOf = (ms: number) => Math.floor(Math.log(Math.max(ms, 0.001)) / Math.log(1.02));
+const timeOf = (step: number) => 1.02 ** (step + 0.5);
+
+class Talker {
+  // When each message under way left, or should have left: a server that stalls is not flattered by
+  // our waiting for it.
+  readonly due: number[] = [];
+  constructor(readonly conn: Socket) {}
+
+  send(at: number): void {
+    this.due.push(at);
+    this.conn.sendAll(message).catch(lost);
+  }
+
+  async receive(): Promise<void> {
+    let got = 0; // of the message that is coming in
+    while (sending || this.due.length > 0) {
+      const chunk = await this.conn.recv(CHUNK);
+      if (chunk.length === 0) return lost("the server has closed a connection");
+      if (!chunk.equals(stream.subarray(got, got + chunk.length)))
+        return lost("other bytes came back");
+      const now = performance.now();
+      for (got += chunk.length; got >= size; got -= size) {
+        count(now - this.due.shift()!);
+        if (sending && rate === 0) this.send(now);
+      }
+    }
+  }
+}
+
+function count(ms: number): void {
+  answered++;
+  longest = Math.max(longest, ms);
+  counts.set(stepOf(ms), (counts.get(stepOf(ms)) ?? 0) + 1);
+}
+
+function lost(error: unknown): void {
+  if (!over && !signal.aborted) fail(error);
+}
+
+const talkers: Talker[] = [];
+while (talkers.length < connections) {
+  const some = Math.min(100, connections - talkers.length); // at a time: the backlog is not endless
+  const conns = await Promise.all(
+    Array.from({ length: some }, () => connect({ host, port, signal })),
+  );
+  talkers.push(...conns.map((conn) => new Talker(conn)));
+}
+
+const started = performance.now();
+for (const talker of talkers) {
+  talker.receive().catch(lost);
+  for (let i = 0; rate === 0 && i < pipeline; i++) talker.send(performance.now());
+}
+let sent = 0;
+const clock = setInterval(() => {
+  for (; rate > 0 && started + (sent * 1000) / rate <= performance.now(); sent++) {
+    talkers[sent % connections]!.send(started + (sent * 1000) / rate);
+  }
+}, 1);
+const progress = setInterval(() => {
+  const elapsed = (performance.now() - started) / 1000;
+  if (!json)
+    console.error(`${elapsed.toFixed(0)} s  ${(answered / elapsed).toFixed(0)} messages/s`);
+}, 1000);
+
+await Bun.sleep(seconds * 1000);
+sending = false;
+clearInterval(clock);
+const elapsed = performance.now() - started;
+const messages = answered;
+const patient = performance.now() + PATIENCE_MS;
+while (talkers.some(({ due }) => due.length > 0) && performance.now() < patient) await Bun.sleep(5);
+clearInterval(progress);
+over = true;
+const unanswered = talkers.reduce((sum, { due }) => sum + due.length, 0);
+for (const { conn } of talkers) conn.close();
+
+const steps = [...counts].sort(([a], [b]) => a - b);
+const result = {
+  ...{ connections, size, pipeline, rate, seconds: elapsed / 1000, messages, unanswered },
+  messagesPerSecond: (messages * 1000) / elapsed,
+  mibPerSecond: (messages * size * 1000) / elapsed / (1 << 20),
+  ms: {
+    p50: quantile(0.5),
+    p90: quantile(0.9),
+    p99: quantile(0.99),
+    p999: quantile(0.999),
+    max: longest,
+  },
+};
+if (json) await print(JSON.stringify(result));
+else await report();
+if (unanswered > 0) await fail(`${unanswered} messages were not answered`);
+
+function quantile(share: number): number {
+  let left = share * answered;
+  for (const [step, times] of steps)
+    if ((left -= times) <= 0) return Math.min(timeOf(step), longest);
+  return longest;
+}
+
+async function report(): Promise<void> {
+  const { messagesPerSecond, mibPerSecond, ms } = result;
+  await print(
+    `${messagesPerSecond.toFixed(0)} messages/s, ${mibPerSecond.toFixed(1)} MiB/s each way`,
+  );
+  await print(
+    Object.entries(ms)
+      .map(([name, time]) => `${name} ${time.toFixed(3)} ms`)
+      .join(", "),
+  );
+  // A row for each doubling of the time.
+  const rows = new Map<number, number>();
+  for (const [step, times] of steps) {
+    const power = Math.floor(Math.log2(timeOf(step)));
+    rows.set(power, (rows.get(power) ?? 0) + times);
+  }
+  for (const [power, times] of rows) {
+    const share = times / answered;
+    const upTo = `${(2 ** (power + 1)).toFixed(3)} ms`.padStart(14);
+    await print(
+      `${upTo}  ${"#".repeat(Math.ceil(share * 50)).padEnd(50)} ${(share * 100).toFixed(2)} %`,
+    );
+  }
+}
