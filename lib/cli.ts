@@ -1,13 +1,14 @@
 // What every script does around its sockets: flags and --help, signals, errors in one line each,
 // exit codes, and printing that notices when nobody reads any more.
+//
+// What few runs need is loaded when it is needed (require): a script is up in half the time.
 
-import { isatty } from "node:tty";
 import { getSystemErrorMap } from "node:util";
-import { type MessagePort, parentPort } from "node:worker_threads";
+import type { MessagePort } from "node:worker_threads";
 
 import { formatAddress, SocketError } from "./errors.ts";
 import { type Flags, helpText, readFlags, type Value } from "./flags.ts";
-import { startTrace, type TraceMode } from "./trace.ts";
+import type { TraceMode } from "./trace.ts";
 
 export { clientFlags, serverFlags } from "./flags.ts";
 
@@ -60,7 +61,7 @@ export function cli<const F extends Flags>(
       console.log(helpText(help, all));
       process.exit(0);
     }
-    if (trace !== "off") startTrace(trace as TraceMode);
+    if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode);
     return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
   } catch (error) {
     return refuse((error as Error).message);
@@ -89,7 +90,7 @@ let stdout: Bun.FileSink | undefined;
 
 /** Writes text, or bytes, to stdout as they are. When nobody reads it any more (`| head`), the process ends. */
 export async function write(text: string | Uint8Array): Promise<void> {
-  if (parentPort !== null) return writeInMainThread(parentPort, text);
+  if (!Bun.isMainThread) return writeInMainThread(text);
   try {
     stdout ??= Bun.stdout.writer();
     stdout.write(text);
@@ -109,9 +110,9 @@ export interface WriteRequest {
 }
 
 // Threads that wrote by themselves would cut into each other's lines when a pipe is full.
-function writeInMainThread(port: MessagePort, text: string | Uint8Array): Promise<void> {
+function writeInMainThread(text: string | Uint8Array): Promise<void> {
   const { port1, port2 } = new MessageChannel();
-  port.postMessage({ write: text, done: port2 }, [port2]);
+  require("node:worker_threads").parentPort.postMessage({ write: text, done: port2 }, [port2]);
   return new Promise((resolve) => {
     port1.onmessage = () => {
       port1.close();
@@ -125,8 +126,7 @@ export function answerWrite(message: WriteRequest | object): void {
   if ("write" in message) write(message.write).then(() => message.done.postMessage("done"));
 }
 
-const onTerminal = isatty(1);
-const inColour = onTerminal && !process.env.NO_COLOR;
+let onTerminal: boolean | undefined;
 
 /**
  * Text from the other side, to be printed. On a terminal it has a colour of its own, so that one sees
@@ -134,9 +134,10 @@ const inColour = onTerminal && !process.env.NO_COLOR;
  * unknown. In a pipe or a file it is as it came.
  */
 export function theirs(text: string): string {
+  onTerminal ??= require("node:tty").isatty(1) as boolean;
   if (!onTerminal) return text;
   const harmless = text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
-  return inColour ? `\x1b[36m${harmless}\x1b[39m` : harmless;
+  return !process.env.NO_COLOR ? `\x1b[36m${harmless}\x1b[39m` : harmless;
 }
 
 // ---- errors

@@ -51,7 +51,7 @@ await print(`next:  bun run ${relative("", join(target, `${name}.ts`))}`);
 
 // What a file imports from lib, and what that imports.
 function needed(file: string, found = new Set<string>()): Set<string> {
-  for (const [, path] of read(file).matchAll(/ from "(\.[^"]+)"/g)) {
+  for (const [, path] of read(file).matchAll(/(?: from |require\()"(\.[^"]+)"/g)) {
     const other = join(dirname(file), path!);
     if (!found.has(other)) needed(other, found.add(other));
   }

@@ -10,7 +10,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { cli, fail, print } from "../lib/cli.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { connect, type Socket } from "../lib/socket.ts";
-import { pattern, type Process, recvAll, script } from "./helpers.ts";
+import { pattern, Process, recvAll } from "./helpers.ts";
 
 const { seconds, clients, only, signal } = cli(help, {
   seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
@@ -98,8 +98,12 @@ const end = performance.now() + seconds * 1000;
 const going = () => performance.now() < end && !signal.aborted;
 
 async function soak(name: string, visit: Visit): Promise<Tally> {
-  const [file = "", ...flags] = name.split(" ");
-  const server = script(file, ["--port", "0", ...flags], { HOST: "127.0.0.1" });
+  // Of what it prints, we read where it listens; if we read all and fell behind, it would have to
+  // wait for us, and keep what its clients sent.
+  const [file, ...flags] = name.split(" ");
+  const command = `${process.execPath} run scripts/${file}.ts --port 0 ${flags.join(" ")}`;
+  const shell = `exec ${command} > >(sed -u /listening/q; exec cat > /dev/null)`;
+  const server = new Process(["bash", "-c", shell], { HOST: "127.0.0.1" });
   const tally: Tally = {
     ...{ server, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
     ...{ wrong: [], memory: [], descriptors: [] },
