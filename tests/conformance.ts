@@ -198,6 +198,15 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     await fails(conn.sendAll("x"), "EPIPE", "ECONNRESET");
   },
 
+  async "the peer closes while we send: the send fails, and says how much went"({ conn, peer }) {
+    const sending = fails(conn.sendAll(sample(64 << 20, 12)), "EPIPE", "ECONNRESET");
+    await peer.recvExactly(1000);
+    await peer.close();
+    const { bytesSent } = await sending;
+    assert.ok(bytesSent! >= 1000 && bytesSent! < 64 << 20);
+    await fails(conn.send("x"), "EPIPE", "ECONNRESET");
+  },
+
   async "time: a recv and a sendAll that take too long"({ conn, peer }) {
     conn.setTimeout(20);
     await fails(conn.recv(10), "ETIMEDOUT");

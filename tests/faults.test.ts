@@ -213,6 +213,26 @@ print("refused", sum(lost(c) for c in conns))`,
   },
 );
 
+test("a network that cannot be reached: one line, exit 1", async () => {
+  if (process.getuid?.() !== 0 || Bun.which("ip") === null) {
+    console.log("skipped: needs root and ip (iproute2) for a host without network");
+    return;
+  }
+  const name = `island${process.pid}`;
+  Bun.spawnSync(["ip", "netns", "add", name]);
+  try {
+    const run = [process.execPath, "run", "scripts/echo-client.ts", "--host", "10.99.78.1"];
+    await using client = new Process(["ip", "netns", "exec", name, ...run, "--message", "x"]);
+    expect(await client.exit()).toBe(1);
+    // The system says that the network is unreachable; Bun 1.4.4 calls that refused.
+    expect(client.stderr).toMatch(
+      /^error: cannot connect to 10\.99\.78\.1:4000: (network is unreachable|connection refused).*\n$/,
+    );
+  } finally {
+    Bun.spawnSync(["ip", "netns", "del", name]);
+  }
+});
+
 testPython("a machine that vanishes is found by keep-alive", async () => {
   if (process.getuid?.() !== 0 || Bun.which("ip") === null) {
     console.log("skipped: needs root and ip (iproute2) for a second host");

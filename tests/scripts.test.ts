@@ -784,6 +784,36 @@ describe("every script", () => {
   });
 });
 
+testPython(
+  "on a terminal, the other side has a colour, and cannot command the terminal",
+  async () => {
+    // CPython gives the client a terminal of its own, and shows what came out there.
+    const onTerminal = (port: number, ...env: string[]) =>
+      python(
+        `
+import os, pty, subprocess
+near, far = pty.openpty()
+env = {**os.environ, **dict(word.split("=") for word in sys.argv[3:])}
+if "NO_COLOR=" in sys.argv: del env["NO_COLOR"]
+run = [sys.argv[2], "run", "scripts/echo-client.ts", "--port", sys.argv[1], "--message", "hi \\x1b[2J"]
+subprocess.run(run, stdout=far, env=env)
+print(repr(os.read(near, 1000)))`,
+        port,
+        process.execPath,
+        ...env,
+      );
+    await using server = script("echo-server", ["--port", "0", "--forever"]);
+    const port = await server.port();
+    await using coloured = onTerminal(port, "NO_COLOR=");
+    await coloured.until(/b'>\\x1b\[36mhi \\xef\\xbf\\xbd\[2J\\x1b\[39m\\r\\n'\n/);
+    await using plain = onTerminal(port, "NO_COLOR=1");
+    await plain.until(/b'>hi \\xef\\xbf\\xbd\[2J\\r\\n'\n/);
+    await using piped = script("echo-client", ["--port", `${port}`, "--message", "hi \x1b[2J"]);
+    expect(await piped.exit()).toBe(0);
+    expect(piped.stdout).toBe(">hi \x1b[2J\n");
+  },
+);
+
 test("flags take the next word, as everywhere; numbers have limits", async () => {
   for (const [name, args, told] of [
     ["echo-client", ["--port", "-1"], '--port must be a whole number from 1 to 65535, not "-1"'],
