@@ -186,6 +186,7 @@ function describe(error: unknown): string {
     const hint = address.host === process.env.HOST ? " (HOST in the environment)" : "";
     return `cannot listen on ${peer}: ${why}${hint}`;
   }
+  if (syscall === "gethostbyname") return `${peer}: ${why}`;
   if (syscall === "send" && code === "EINVAL")
     return "cannot send: the message holds the delimiter";
   return `connection with ${peer}: ${why}`;

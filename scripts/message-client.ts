@@ -19,7 +19,7 @@ const { host, port, framing, bytes, message, signal } = cli(help, {
     default: "length",
     about: "as the server has it: a fixed length, a newline at the end, or the length in front",
   },
-  bytes: { type: "count", default: 16, min: 1, about: "the fixed length" },
+  bytes: { type: "count", default: 16, min: 1, max: 1 << 20, about: "the fixed length" },
   message: { type: "string", about: "send this one instead" },
 });
 const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: lengthPrefixed() };

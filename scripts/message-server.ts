@@ -22,7 +22,7 @@ const { host, port, framing, bytes, signal, ...limits } = cli(help, {
     default: "length",
     about: "a fixed length, a newline at the end, or the length in front",
   },
-  bytes: { type: "count", default: 16, min: 1, about: "the fixed length" },
+  bytes: { type: "count", default: 16, min: 1, max: 1 << 20, about: "the fixed length" },
 });
 const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: lengthPrefixed() };
 
