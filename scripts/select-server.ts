@@ -56,7 +56,7 @@ function welcome(): void {
 
 function receive(conn: Socket): void {
   attempt(conn, () => {
-    const chunk = conn.tryRecv(4096);
+    const chunk = conn.tryRecv(65_536);
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
     clients.set(conn, { owed: chunk, active: performance.now() });
