@@ -26,7 +26,7 @@ print(`listening on ${formatAddress(server.address)}`);
 // something is not read until it has taken that: then its own sending has to wait, too.
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
-let quietSince = performance.now();
+let quiet = 0; // ms
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
@@ -34,10 +34,10 @@ while (!signal.aborted || clients.size > 0) {
 
   try {
     const [readable, writable] = await select(readers, owing, [], lookAround);
-    if (readable.length + writable.length > 0) quietSince = performance.now();
-    else if (performance.now() - quietSince >= timeout * 1000) {
+    quiet = readable.length + writable.length > 0 ? 0 : quiet + lookAround;
+    if (quiet >= timeout * 1000) {
       print("no activity");
-      quietSince = performance.now();
+      quiet = 0;
     }
     for (const socket of readable) socket === server ? welcome() : receive(socket as Socket);
     for (const conn of writable) send(conn);
