@@ -7,6 +7,7 @@
 // No function on the path of a message is async, and a promise is made only for a call that really
 // has to wait: that is what keeps these verbs nearly as cheap as bare callbacks.
 
+import { Alarm } from "./alarm.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
 import { type Address, SocketError, type Syscall } from "./errors.ts";
 import { Inbox, Outbox } from "./queues.ts";
@@ -17,9 +18,6 @@ import { readableSide, writableSide } from "./streams.ts";
 const INBOX_LIMIT = 64 * 1024;
 /** What a `for await` and a Web Stream ask for at a time. */
 export const CHUNK = 64 * 1024;
-
-/** setTimeout() takes no longer delay: 2^31 - 1 ms, 25 days. */
-export const MAX_DELAY = 2_147_483_647;
 
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();
@@ -50,14 +48,17 @@ class Extras {
   readonly outbox = new Outbox();
   timeout = Infinity;
   recvDeadline = Infinity;
-  timer: Timer | undefined;
-  timerDue = Infinity;
+  readonly alarm: Alarm;
   /** The signal that we listen to, and whether the waiting receiver was given it. */
   signal: AbortSignal | undefined;
   abortable = false;
   onAbort = () => {};
   readable: ReadableStream<Uint8Array> | undefined;
   writable: WritableStream<Uint8Array> | undefined;
+
+  constructor(ring: () => void) {
+    this.alarm = new Alarm(ring);
+  }
 }
 
 /**
@@ -342,7 +343,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     const extras = this.#needExtras();
     const deadline = performance.now() + extras.timeout;
     const promise = extras.outbox.push(bytes, sent, all, deadline);
-    this.#armTimer(deadline);
+    extras.alarm.set(deadline);
     return promise;
   }
 
@@ -455,7 +456,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   // Nothing will happen here any more: wakes those who wait, and lets go of timer and signal.
   #settle(): void {
     const extras = this.#extras;
-    clearTimeout(extras?.timer);
+    extras?.alarm.stop();
     extras?.signal?.removeEventListener("abort", extras.onAbort);
     this.#changed();
   }
@@ -479,7 +480,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     const extras = this.#needExtras();
     const limited = extras.timeout < Infinity;
     extras.recvDeadline = limited ? performance.now() + extras.timeout : Infinity;
-    this.#armTimer(extras.recvDeadline);
+    extras.alarm.set(extras.recvDeadline);
     extras.abortable = signal !== undefined;
     if (signal === undefined || signal === extras.signal) return;
     extras.signal?.removeEventListener("abort", extras.onAbort);
@@ -490,18 +491,9 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     signal.addEventListener("abort", extras.onAbort);
   }
 
-  #armTimer(deadline: number): void {
+  #expire(): void {
     const extras = this.#needExtras();
-    if (deadline >= extras.timerDue) return;
-    clearTimeout(extras.timer);
-    extras.timerDue = deadline;
-    const delay = Math.min(Math.max(0, deadline - performance.now()), MAX_DELAY);
-    extras.timer = setTimeout(() => this.#expire(extras), delay).unref();
-  }
-
-  #expire(extras: Extras): void {
     const now = performance.now();
-    extras.timerDue = Infinity;
     if (extras.recvDeadline <= now) {
       extras.recvDeadline = Infinity;
       this.#refuse(this.#error("ETIMEDOUT", "recv"));
@@ -510,7 +502,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
       if (this.#bits & FIN_DUE) this.#bits &= ~(FIN_DUE | SHUT);
       this.#changed();
     }
-    this.#armTimer(Math.min(extras.recvDeadline, extras.outbox.deadline));
+    extras.alarm.set(Math.min(extras.recvDeadline, extras.outbox.deadline));
   }
 
   // ---- options
@@ -556,7 +548,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   }
 
   #needExtras(): Extras {
-    return (this.#extras ??= new Extras());
+    return (this.#extras ??= new Extras(() => this.#expire()));
   }
 
   #error(code: string, syscall: Syscall, cause?: Error | null): SocketError {

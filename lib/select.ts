@@ -1,7 +1,8 @@
 // select: which of many sockets would not have to wait.
 
+import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
-import { MAX_DELAY, type Socket } from "./connection.ts";
+import type { Socket } from "./connection.ts";
 import { SocketError } from "./errors.ts";
 import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
 import type { ServerSocket } from "./socket.ts";

@@ -8,8 +8,9 @@
 import { existsSync, readFileSync, statSync, unlinkSync } from "node:fs";
 import { resolve as absolute } from "node:path";
 
+import { MAX_DELAY } from "./alarm.ts";
 import { checkCount, checkText, checkTimeout } from "./check.ts";
-import { type Handle, MAX_DELAY, type Owner, Socket, type WaitOptions } from "./connection.ts";
+import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
 import { type Address, isPath, SocketError, type Syscall } from "./errors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
 

@@ -27,6 +27,7 @@ print(`listening on ${formatAddress(server.address)}`);
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
 let quiet = 0; // ms
+let full = false; // told that there are too many
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
@@ -49,8 +50,14 @@ while (!signal.aborted || clients.size > 0) {
 
 function welcome(): void {
   for (let conn = server.tryAccept(); conn !== null; conn = server.tryAccept()) {
-    if (clients.size < max) clients.set(conn, { owed: Buffer.alloc(0), active: performance.now() });
-    else conn.reset();
+    if (clients.size < max) {
+      full = false;
+      clients.set(conn, { owed: Buffer.alloc(0), active: performance.now() });
+      continue;
+    }
+    conn.reset();
+    if (!full) warn(`${max} connections are open: more are refused until one ends`);
+    full = true;
   }
 }
 

@@ -172,6 +172,15 @@ export async function echoes(port: number, bytes = 1000): Promise<void> {
   if (!got.equals(data)) throw new Error(`${got.length} of ${bytes} bytes, or other ones`);
 }
 
+/** Waits until nobody listens on a port any more. */
+export async function untilRefused(port: number): Promise<void> {
+  for (;;) {
+    const conn = await connect({ port }).catch(() => null);
+    if (conn === null) return;
+    conn.close();
+  }
+}
+
 /** One turn of the event loop. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));

@@ -16,6 +16,7 @@ import {
   scripts,
   testPython,
   PATIENCE_MS,
+  untilRefused,
 } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -364,7 +365,7 @@ print("served")`,
       await conn.sendAll("before");
       await conn.recvExactly(6);
       server.kill("SIGTERM");
-      while ((await connect({ port }).catch(() => null)) !== null);
+      await untilRefused(port);
       await conn.sendAll("after");
       expect(String(await conn.recvExactly(5))).toBe("after");
       conn.shutdown("write");
@@ -412,7 +413,7 @@ describe("select-server", () => {
     await conn.sendAll("before");
     await conn.recvExactly(6);
     server.kill("SIGTERM");
-    while ((await connect({ port }).catch(() => null)) !== null);
+    await untilRefused(port);
     await conn.sendAll("after");
     expect(String(await conn.recvExactly(5))).toBe("after");
     conn.close();
@@ -880,7 +881,7 @@ describe("every server", () => {
       await conn.sendAll("hello");
       await conn.recvExactly(5);
       server.kill(signal);
-      while ((await connect({ port }).catch(() => null)) !== null); // it stops accepting
+      await untilRefused(port); // it stops accepting
       server.kill(signal);
       expect(await server.exit()).toBe(code);
     }

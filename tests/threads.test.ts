@@ -5,7 +5,7 @@ import { readdirSync, readlinkSync } from "node:fs";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { connect, listen, type Socket } from "../lib/socket.ts";
-import { failure, Process, recvAll, PATIENCE_MS } from "./helpers.ts";
+import { failure, Process, recvAll, PATIENCE_MS, untilRefused } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -44,7 +44,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     using conn = await connect({ port });
     await ask(conn, "before");
     server.kill("SIGTERM");
-    while ((await connect({ port }).catch(() => null)) !== null);
+    await untilRefused(port);
     expect(await ask(conn, "after")).toStartWith("after");
     conn.close();
     expect(await server.exit()).toBe(0);
