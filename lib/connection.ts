@@ -21,6 +21,7 @@ export const CHUNK = 64 * 1024;
 
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();
+const nothing = () => {};
 
 /** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
 export type Handle = Bun.Socket<Owner>;
@@ -52,7 +53,7 @@ class Extras {
   /** The signal that we listen to, and whether the waiting receiver was given it. */
   signal: AbortSignal | undefined;
   abortable = false;
-  onAbort = () => {};
+  onAbort = nothing;
   readable: ReadableStream<Uint8Array> | undefined;
   writable: WritableStream<Uint8Array> | undefined;
 
@@ -79,7 +80,6 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   readonly #remotePort: number;
   // The waiting receiver, if any, wants `least` to `most` bytes.
   #resolve: ((value: any) => void) | null = null;
-  #reject: ((reason: unknown) => void) | null = null;
   #least = 0;
   #most = 0;
 
@@ -186,9 +186,8 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     if (this.#resolve !== null) throw this.#error("EBUSY", "recv");
     const chunk = this.#take(least, most);
     if (chunk !== null) return Promise.resolve(iterating ? toResult(chunk) : chunk);
-    const { promise, resolve, reject } = Promise.withResolvers<any>();
+    const { promise, resolve } = Promise.withResolvers<any>();
     this.#resolve = resolve;
-    this.#reject = reject;
     this.#least = least;
     this.#most = most;
     if (iterating) this.#bits |= ITERATING;
@@ -241,7 +240,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   #deliver(chunk: Buffer): void {
     const resolve = this.#resolve!;
-    this.#resolve = this.#reject = null;
+    this.#resolve = null;
     if (this.#bits & ITERATING) {
       this.#bits ^= ITERATING;
       resolve(toResult(chunk));
@@ -251,10 +250,10 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   }
 
   #refuse(reason: unknown): void {
-    const reject = this.#reject;
-    this.#resolve = this.#reject = null;
+    const resolve = this.#resolve;
+    this.#resolve = null;
     this.#bits &= ~ITERATING;
-    reject?.(reason);
+    resolve?.(Promise.reject(reason)); // which saves every idle connection a `reject` to keep
   }
 
   // Flow control: Bun reads while the inbox is below the limit, or a recvExactly waits for more.

@@ -57,16 +57,20 @@ export async function serve(
   };
   let full = false;
   const run = async (conn: Socket) => {
-    using _closedAtTheEnd = conn;
-    if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
-    await handle(conn);
+    try {
+      if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
+      await handle(conn);
+    } catch (error) {
+      warn(error);
+    } finally {
+      conn.close();
+      count(-1);
+    }
   };
   for await (const conn of server) {
     if (count(1) < max) {
       full = false;
-      run(conn)
-        .catch(warn)
-        .finally(() => count(-1));
+      run(conn);
       continue;
     }
     count(-1);
