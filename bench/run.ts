@@ -1,102 +1,54 @@
 const help = `
-Measures echo servers against each other in one run, each in several rounds that take turns, pinned to
-one core while the load has another. What to trust are the ratios: the machine's mood is in all of them.
+Measures servers against each other in one run, each in several rounds that take turns, pinned to one
+core while the load has another. What to trust are the ratios: the machine's mood is in all of them.
+It does all there is unless told less, which takes most of an hour.
 
   terminal 1:  bun run bench
-  terminal 2:  bun run bench --loads 50x1000 --rounds 5 --only lib
+  terminal 2:  bun run bench --loads 50x1000,50x65536 --parts echo,proxy --only lib --rounds 9
 `;
 
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { cli, print } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
+import { bare, echoPeers, type Peer, proxyPeers, selectServer } from "./peers.ts";
 
-const { loads, rounds, seconds, idle, only } = cli(help, {
-  loads: {
-    type: "string",
-    default: "1x100,50x100,50x1000,500x100,50x65536",
-    about: "connections x bytes, with commas between them",
-  },
-  rounds: { type: "count", default: 3, min: 1, about: "how often each is measured" },
-  seconds: { type: "seconds", default: 2, min: 0.2, about: "how long each time" },
-  idle: { type: "count", default: 9000, min: 0, about: "idle connections to weigh, 0 for none" },
+const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
+  .flatMap((size) => [1, 50, 500].map((connections) => `${connections}x${size}`))
+  .join(",");
+
+const { loads, parts, rounds, seconds, rate, idle, only } = cli(help, {
+  loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
+  parts: { type: "string", default: "echo,rate,proxy,select,start,idle", about: "what to measure" },
+  rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
+  seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
+  rate: { type: "count", default: 10_000, min: 1, about: "messages a second, in the part `rate`" },
+  idle: { type: "count", default: 9000, min: 1, about: "connections to weigh, in the part `idle`" },
   only: { type: "string", about: "peers whose name holds this, besides the first" },
 });
 
-const peersFolder = join(import.meta.dir, "peers");
 const built = mkdtempSync(join(tmpdir(), "bench-"));
 process.on("exit", () => rmSync(built, { recursive: true }));
-const file = (name: string) => join(peersFolder, name);
-const bun = process.execPath;
 
-interface Peer {
-  name: string;
-  needs: string; // a command
-  run: string[];
-  build?: string[];
-  check?: string[]; // exits 0 where it can run
-}
-
-const peers: Peer[] = [
-  { name: "bare Bun.listen", needs: bun, run: [bun, file("bare.ts")] },
-  { name: "lib, recv loop", needs: bun, run: [bun, file("lib.ts"), "recv"] },
-  { name: "lib, for await", needs: bun, run: [bun, file("lib.ts"), "iterate"] },
-  { name: "lib, signal and timeout", needs: bun, run: [bun, file("lib.ts"), "limited"] },
-  { name: "lib, select", needs: bun, run: [bun, "scripts/select-server.ts", "--port=0"] },
-  {
-    name: "lib, two threads",
-    needs: bun,
-    run: [bun, "scripts/echo-threaded-server.ts", "--port=0", "--threads=2"],
-  },
-  { name: "Bun, node:net, pipe", needs: bun, run: [bun, file("node.mjs"), "pipe"] },
-  { name: "Bun, node:net, for await", needs: bun, run: [bun, file("node.mjs"), "iterate"] },
-  { name: "Node, pipe", needs: "node", run: ["node", file("node.mjs"), "pipe"] },
-  { name: "Node, for await", needs: "node", run: ["node", file("node.mjs"), "iterate"] },
-  {
-    name: "Deno, node:net, pipe",
-    needs: "deno",
-    run: ["deno", "run", "-A", file("node.mjs"), "pipe"],
-  },
-  { name: "Python, threads", needs: "python3", run: ["python3", file("threads_echo.py")] },
-  python("streams"),
-  python("protocol"),
-  python("streams", "uvloop"),
-  python("protocol", "uvloop"),
-  {
-    name: "Go",
-    needs: "go",
-    build: ["go", "build", "-o", join(built, "go"), file("echo.go")],
-    run: [join(built, "go")],
-  },
-  {
-    name: "C, epoll",
-    needs: "cc",
-    build: ["cc", "-O2", "-o", join(built, "c"), file("epoll.c")],
-    run: [join(built, "c")],
-  },
-];
-
-// Debian's uvloop is for Debian's own Python.
-function python(way: string, loop = "asyncio"): Peer {
-  const program = loop === "uvloop" ? "/usr/bin/python3" : "python3";
-  const run = [program, file("asyncio_echo.py"), way, loop];
-  return {
-    name: `Python, ${loop}, ${way}`,
-    needs: program,
-    run,
-    check: [program, "-c", `import ${loop}`],
-  };
+interface Load {
+  connections: number;
+  size: number;
+  rate?: number; // messages a second; otherwise each follows the reply to the one before
+  idle?: number; // connections beside these on which nothing happens
 }
 
 interface Result {
   cpu: number; // µs of user and system time for a message
   user: number;
   rate: number; // messages a second
-  p99: number; // ms
+  p50: number; // ms
+  p99: number;
   memory: number; // MiB
 }
+
+// ---- one server, one load
 
 // Ticks of user and system time, and resident memory: proc_pid_stat(5), proc_pid_status(5).
 function usage(pid: number): { user: number; system: number; memory: number } {
@@ -113,9 +65,10 @@ const pinned = (core: number) => ["taskset", "-c", `${core % availableParallelis
 async function withServer<T>(
   peer: Peer,
   use: (pid: number, port: number, startMs: number) => Promise<T>,
+  core = 0,
 ): Promise<T> {
   const started = performance.now();
-  const server = Bun.spawn([...pinned(0), ...peer.run], { stdout: "pipe", stderr: "inherit" });
+  const server = Bun.spawn([...pinned(core), ...peer.run], { stdout: "pipe", stderr: "inherit" });
   try {
     const port = await portOf(server.stdout);
     return await use(server.pid, port, performance.now() - started);
@@ -123,37 +76,6 @@ async function withServer<T>(
     server.kill("SIGKILL");
     await server.exited;
   }
-}
-
-function measure(peer: Peer, connections: number, size: number): Promise<Result> {
-  return withServer(peer, async (pid, port) => {
-    const flags = [`--port=${port}`, `--connections=${connections}`, `--size=${size}`, "--json"];
-    const command = [bun, "scripts/echo-bench.ts", ...flags, `--seconds=${seconds}`];
-    const before = usage(pid);
-    const load = Bun.spawn([...pinned(1), ...command], { stdout: "pipe", stderr: "inherit" });
-    const { messages, messagesPerSecond, ms } = JSON.parse(await new Response(load.stdout).text());
-    const after = usage(pid);
-    const user = ((after.user - before.user) * TICK_US) / messages;
-    const system = ((after.system - before.system) * TICK_US) / messages;
-    return { cpu: user + system, user, rate: messagesPerSecond, p99: ms.p99, memory: after.memory };
-  });
-}
-
-// Bytes of resident memory that a connection costs on which nothing happens.
-function idleCost(peer: Peer): Promise<number> {
-  return withServer(peer, async (pid, port) => {
-    const conns: Disposable[] = [];
-    const open = async (count: number) => {
-      for (let i = 0; i < count; i++) conns.push(await connect({ port }));
-      await Bun.sleep(500); // the server accepts and settles; only a poll of it could tell when
-    };
-    await open(500);
-    const before = usage(pid).memory;
-    await open(idle);
-    const cost = ((usage(pid).memory - before) * (1 << 20)) / idle;
-    for (const conn of conns) conn[Symbol.dispose]();
-    return cost;
-  });
 }
 
 async function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
@@ -166,62 +88,188 @@ async function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
   throw new Error(`no port in: ${text}`);
 }
 
-function runs(command: string[]): boolean {
-  return Bun.spawnSync(command, { stdout: "ignore", stderr: "ignore" }).exitCode === 0;
+// Connections on which nothing happens, once the server has them all.
+async function openIdle(pid: number, port: number, count: number): Promise<Disposable> {
+  const conns = new DisposableStack();
+  const files = () => readdirSync(`/proc/${pid}/fd`).length;
+  const enough = files() + count;
+  for (let i = 0; i < count; i++) conns.use(await connect({ port }));
+  while (files() < enough) await Bun.sleep(10);
+  return conns;
 }
 
-const missing: string[] = [];
-const present = peers.filter((peer, i) => {
-  if (i > 0 && !peer.name.includes(only ?? "")) return false;
-  const usable = Bun.which(peer.needs) !== null && (!peer.check || runs(peer.check));
-  const ready = usable && (!peer.build || runs(peer.build));
-  if (!ready) missing.push(peer.name);
-  return ready;
-});
+// What compiles as it runs is compiled by then.
+const WARM_UP_SECONDS = 0.5;
 
-await print(
-  `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds}`,
-);
-if (missing.length > 0) await print(`not here: ${missing.join("; ")}`);
+async function echoBench(port: number, load: Load, seconds: number) {
+  const { connections, size, rate = 0 } = load;
+  const flags = Object.entries({ port, connections, size, rate, seconds }).map(
+    ([name, value]) => `--${name}=${value}`,
+  );
+  const command = [process.execPath, join(import.meta.dir, "../scripts/echo-bench.ts"), "--json"];
+  const bench = Bun.spawn([...pinned(1), ...command, ...flags], {
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  return JSON.parse(await new Response(bench.stdout).text());
+}
+
+function measure(peer: Peer, load: Load): Promise<Result> {
+  return withServer(peer, async (pid, port) => {
+    using _besideTheLoad = await openIdle(pid, port, load.idle ?? 0);
+    await echoBench(port, { ...load, rate: 0 }, WARM_UP_SECONDS);
+    const before = usage(pid);
+    const { messages, messagesPerSecond, ms } = await echoBench(port, load, seconds);
+    const after = usage(pid);
+    const user = ((after.user - before.user) * TICK_US) / messages;
+    const system = ((after.system - before.system) * TICK_US) / messages;
+    const { memory } = after;
+    return { cpu: user + system, user, rate: messagesPerSecond, p50: ms.p50, p99: ms.p99, memory };
+  });
+}
+
+// Bytes of resident memory that a connection costs on which nothing happens.
+function idleCost(peer: Peer): Promise<number> {
+  return withServer(peer, async (pid, port) => {
+    const weigh = async () => {
+      await Bun.sleep(200); // what follows on accepting it
+      return usage(pid).memory;
+    };
+    using _first = await openIdle(pid, port, 500);
+    const before = await weigh();
+    using _more = await openIdle(pid, port, idle);
+    return (((await weigh()) - before) * (1 << 20)) / idle;
+  });
+}
+
+// ---- several, compared
+
+interface Entry {
+  name: string;
+  measure: () => Promise<Result>;
+}
+
 const medianOf = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
 
-for (const load of loads.split(",")) {
-  const [connections = NaN, size = NaN] = load.split("x").map(Number);
-  const results = new Map<string, Result[]>(present.map(({ name }) => [name, []]));
+// Every round all take their turn; the table has their medians, and ratios to the first.
+async function compare(title: string, entries: Entry[]): Promise<void> {
+  const results = entries.map((): Result[] => []);
   for (let round = 0; round < rounds; round++) {
-    for (const peer of present)
-      results.get(peer.name)!.push(await measure(peer, connections, size));
+    for (const [i, entry] of entries.entries()) results[i]!.push(await entry.measure());
   }
-  await print(`\n${connections} connections x ${size} bytes\n`);
-  await print("| server | CPU/message | ratio | user | messages/s | p99 | memory |");
-  await print("| --- | --: | --: | --: | --: | --: | --: |");
-  let base = 0;
-  for (const [name, list] of results) {
-    const median = (of: (result: Result) => number) => medianOf(list.map(of));
-    const cpu = median((result) => result.cpu);
-    base ||= cpu;
+  await print(`\n${title}\n`);
+  await print("| server | CPU/message | ratio | user | messages/s | p50 | p99 | memory |");
+  await print("| --- | --: | --: | --: | --: | --: | --: | --: |");
+  const median = (i: number, of: keyof Result) => medianOf(results[i]!.map((result) => result[of]));
+  for (const [i, { name }] of entries.entries()) {
     const cells = [
-      `${cpu.toFixed(2)} µs`,
-      (cpu / base).toFixed(2),
-      `${median((result) => result.user).toFixed(2)} µs`,
-      median((result) => result.rate).toFixed(0),
-      `${median((result) => result.p99).toFixed(2)} ms`,
-      `${median((result) => result.memory).toFixed(0)} MiB`,
+      `${median(i, "cpu").toFixed(2)} µs`,
+      (median(i, "cpu") / median(0, "cpu")).toFixed(2),
+      `${median(i, "user").toFixed(2)} µs`,
+      median(i, "rate").toFixed(0),
+      `${median(i, "p50").toFixed(2)} ms`,
+      `${median(i, "p99").toFixed(2)} ms`,
+      `${median(i, "memory").toFixed(0)} MiB`,
     ];
     await print(`| ${name} | ${cells.join(" | ")} |`);
   }
 }
 
-await print("\n| server | up and listening | an idle connection |");
-await print("| --- | --: | --: |");
-const starts = new Map<string, number[]>(present.map(({ name }) => [name, []]));
-for (let round = 0; round < 3 * rounds; round++) {
-  for (const peer of present) {
-    starts.get(peer.name)!.push(await withServer(peer, async (_pid, _port, startMs) => startMs));
-  }
+const under = (load: Load) => (peer: Peer) => ({
+  name: peer.name,
+  measure: () => measure(peer, load),
+});
+
+function runs(command: string[]): boolean {
+  return Bun.spawnSync(command, { stdout: "ignore", stderr: "ignore" }).exitCode === 0;
 }
-for (const peer of present) {
-  const start = `${medianOf(starts.get(peer.name)!).toFixed(1)} ms`;
-  const cost = idle === 0 ? "" : `${((await idleCost(peer)) / 1024).toFixed(2)} KiB`;
-  await print(`| ${peer.name} | ${start} | ${cost} |`);
+
+const missing = new Set<string>();
+
+function usable(peers: Peer[]): Peer[] {
+  return peers.filter((peer, i) => {
+    if (i > 0 && !peer.name.includes(only ?? "")) return false;
+    const there = Bun.which(peer.needs) !== null && (!peer.check || runs(peer.check));
+    const ready = there && (!peer.build || runs(peer.build));
+    if (!ready) missing.add(peer.name);
+    return ready;
+  });
+}
+
+const kinds = loads.split(",").map((load): Load => {
+  const [connections = NaN, size = NaN] = load.split("x").map(Number);
+  return { connections, size };
+});
+
+const echoes = usable(echoPeers(built));
+await print(
+  `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds} x ${seconds} s`,
+);
+if (missing.size > 0) await print(`not here: ${[...missing].join("; ")}`);
+
+const measurements: Record<string, () => Promise<void>> = {
+  async echo() {
+    for (const load of kinds) {
+      const title = `echo, ${load.connections} connections x ${load.size} bytes`;
+      await compare(title, echoes.map(under(load)));
+    }
+  },
+
+  // Latency, and what it costs to wait: most of these messages come alone.
+  async rate() {
+    const load = { connections: 50, size: 1_000, rate };
+    const title = `echo, 50 connections x 1000 bytes, ${rate} messages a second in all`;
+    await compare(title, echoes.map(under(load)));
+  },
+
+  async proxy() {
+    for (const load of kinds) {
+      const compareWith = async (_pid: number, port: number) => {
+        const title = `proxy, ${load.connections} connections x ${load.size} bytes`;
+        await compare(title, usable(proxyPeers(built, `${port}`)).map(under(load)));
+      };
+      await withServer(bare, compareWith, 1);
+    }
+  },
+
+  // What the sockets cost of which nothing is heard, when all wait and when they come one by one.
+  async select() {
+    const busy = { connections: 8, size: 100 };
+    for (const load of [busy, { ...busy, rate: 2_000 }, { ...busy, rate }]) {
+      const entries = [100, 2_000].map((idle) => ({
+        name: `${idle} idle connections beside them`,
+        measure: () => measure(selectServer, { ...load, idle }),
+      }));
+      const speed = "rate" in load ? `, ${load.rate} messages a second in all` : "";
+      await compare(`select-server.ts, 8 connections x 100 bytes${speed}`, entries);
+    }
+  },
+
+  async start() {
+    const times = echoes.map((): number[] => []);
+    for (let round = 0; round < 3 * rounds; round++) {
+      for (const [i, peer] of echoes.entries()) {
+        times[i]!.push(await withServer(peer, async (_pid, _port, startMs) => startMs));
+      }
+    }
+    await print("\n| server | up and listening |");
+    await print("| --- | --: |");
+    for (const [i, { name }] of echoes.entries()) {
+      await print(`| ${name} | ${medianOf(times[i]!).toFixed(1)} ms |`);
+    }
+  },
+
+  async idle() {
+    await print(`\n| server | one of ${idle} idle connections |`);
+    await print("| --- | --: |");
+    for (const peer of echoes) {
+      await print(`| ${peer.name} | ${((await idleCost(peer)) / 1024).toFixed(2)} KiB |`);
+    }
+  },
+};
+
+for (const part of parts.split(",")) {
+  const run = measurements[part];
+  if (run === undefined) throw new Error(`--parts: no part is called ${part}`);
+  await run();
 }

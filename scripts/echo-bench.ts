@@ -84,11 +84,17 @@ for (const talker of talkers) {
   for (let i = 0; rate === 0 && i < pipeline; i++) talker.send(performance.now());
 }
 let sent = 0;
-const clock = setInterval(() => {
-  for (; rate > 0 && started + (sent * 1000) / rate <= performance.now(); sent++) {
-    talkers[sent % connections]!.send(started + (sent * 1000) / rate);
-  }
-}, 1);
+const dueAt = (n: number) => started + (n * 1000) / rate;
+// A timer is up to a millisecond late, which would be counted as the server's: so the last bit is
+// waited for turn by turn.
+function keepRate(): void {
+  if (!sending) return;
+  const now = performance.now();
+  for (; dueAt(sent) <= now; sent++) talkers[sent % connections]!.send(dueAt(sent));
+  if (dueAt(sent) - now > 2) setTimeout(keepRate, dueAt(sent) - now - 2);
+  else setImmediate(keepRate);
+}
+if (rate > 0) keepRate();
 const progress = setInterval(() => {
   const elapsed = (performance.now() - started) / 1000;
   if (!json)
@@ -97,7 +103,6 @@ const progress = setInterval(() => {
 
 await Bun.sleep(seconds * 1000);
 sending = false;
-clearInterval(clock);
 const elapsed = performance.now() - started;
 const messages = answered;
 const patient = performance.now() + PATIENCE_MS;

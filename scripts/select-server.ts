@@ -22,8 +22,9 @@ const lookAround = Math.min(timeout, idleTimeout || timeout) * 1000; // ms
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
-// Every client: what it has still to get back, and when it was last heard of. One that is owed
-// something is not read until it has taken that: then its own sending has to wait, too.
+// Every client: what it has still to get back, and when it was last heard of; who was heard of last
+// comes last. One that is owed something is not read until it has taken that: then its own sending
+// has to wait, too.
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
 let quiet = 0; // ms
@@ -52,7 +53,7 @@ function welcome(): void {
   for (let conn = server.tryAccept(); conn !== null; conn = server.tryAccept()) {
     if (clients.size < max) {
       full = false;
-      clients.set(conn, { owed: Buffer.alloc(0), active: performance.now() });
+      remember(conn, Buffer.alloc(0));
       continue;
     }
     conn.reset();
@@ -66,18 +67,22 @@ function receive(conn: Socket): void {
     const chunk = conn.tryRecv(65_536);
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
-    clients.set(conn, { owed: chunk, active: performance.now() });
+    remember(conn, chunk);
     send(conn);
   });
 }
 
 function send(conn: Socket): void {
   attempt(conn, () => {
-    const client = clients.get(conn)!;
-    const sent = conn.trySend(client.owed);
-    if (sent > 0) client.active = performance.now();
-    client.owed = client.owed.subarray(sent);
+    const { owed } = clients.get(conn)!;
+    const sent = conn.trySend(owed);
+    if (sent > 0) remember(conn, owed.subarray(sent));
   });
+}
+
+function remember(conn: Socket, owed: Buffer): void {
+  clients.delete(conn);
+  clients.set(conn, { owed, active: performance.now() });
 }
 
 // A client that breaks its connection ends that connection, and nothing else.
@@ -93,7 +98,10 @@ function attempt(conn: Socket, step: () => void): void {
 function dropIdle(): void {
   if (idleTimeout === 0) return;
   const limit = performance.now() - idleTimeout * 1000;
-  for (const [conn, { active }] of clients) if (active < limit) drop(conn);
+  for (const [conn, { active }] of clients) {
+    if (active >= limit) break; // and so are all that come after it
+    drop(conn);
+  }
 }
 
 function drop(conn: Socket): void {

@@ -1,43 +1,66 @@
-// What everything is compared with: an echo server on Bun's own callbacks, with the least that is right.
+// What everything is compared with: Bun's own callbacks, with the least that is right. `bun bare.ts`
+// echoes; `bun bare.ts 4000` passes everything on to that port, and its replies back.
 
 interface State {
-  rest: Uint8Array | null; // what the kernel had no room for; while there is some, nothing is read
+  other: Bun.Socket<State> | null; // where what it receives goes: for an echo, to itself
+  rest: Uint8Array | null; // what the kernel had no room for; while there is some, `other` is not read
   ended: boolean;
 }
 
-const listener = Bun.listen<State>({
+const backend = Number(process.argv[2]);
+
+const handler: Bun.SocketHandler<State> = {
+  open(socket) {
+    const other = backend > 0 ? null : socket;
+    socket.data = { other, rest: null, ended: false };
+    if (other === null) connectBackend(socket);
+  },
+  data(socket, chunk) {
+    const to = socket.data.other!;
+    if (to.data.rest !== null) {
+      to.data.rest = Buffer.concat([to.data.rest, chunk]);
+      return;
+    }
+    const sent = to.write(chunk);
+    if (sent >= 0 && sent < chunk.length) {
+      to.data.rest = chunk.subarray(sent);
+      socket.pause();
+    }
+  },
+  drain(socket) {
+    const { other, rest } = socket.data;
+    if (rest === null) return;
+    const sent = socket.write(rest);
+    socket.data.rest = sent >= 0 && sent < rest.length ? rest.subarray(sent) : null;
+    if (socket.data.rest !== null) return;
+    other!.resume();
+    if (other!.data.ended) socket.shutdown();
+  },
+  end(socket) {
+    socket.data.ended = true;
+    const { other } = socket.data;
+    if (other !== null && other.data.rest === null) other.shutdown();
+  },
+  close(socket, error) {
+    if (error) socket.data.other?.terminate();
+  },
+};
+
+function connectBackend(client: Bun.Socket<State>): void {
+  client.pause();
+  const open = (socket: Bun.Socket<State>) => {
+    socket.data = { other: client, rest: null, ended: false };
+    client.data.other = socket;
+    client.resume();
+  };
+  const socket = { ...handler, open };
+  Bun.connect({ hostname: "127.0.0.1", port: backend, allowHalfOpen: true, socket });
+}
+
+const listener = Bun.listen({
   hostname: "127.0.0.1",
   port: 0,
   allowHalfOpen: true,
-  socket: {
-    open(socket) {
-      socket.data = { rest: null, ended: false };
-    },
-    data(socket, chunk) {
-      const { data } = socket;
-      if (data.rest !== null) {
-        data.rest = Buffer.concat([data.rest, chunk]);
-        return;
-      }
-      const sent = socket.write(chunk);
-      if (sent >= 0 && sent < chunk.length) {
-        data.rest = chunk.subarray(sent);
-        socket.pause();
-      }
-    },
-    drain(socket) {
-      const { data } = socket;
-      if (data.rest === null) return;
-      const sent = socket.write(data.rest);
-      data.rest = sent >= 0 && sent < data.rest.length ? data.rest.subarray(sent) : null;
-      if (data.rest !== null) return;
-      socket.resume();
-      if (data.ended) socket.end();
-    },
-    end(socket) {
-      socket.data.ended = true;
-      if (socket.data.rest === null) socket.end();
-    },
-  },
+  socket: handler,
 });
 console.log(listener.port);

@@ -1,9 +1,11 @@
-// Go: a goroutine for every connection.
+// Go: a goroutine for every connection, or two between it and the port that is given.
 package main
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"os"
 )
 
 func echo(conn net.Conn) {
@@ -22,7 +24,27 @@ func echo(conn net.Conn) {
 	}
 }
 
+func proxy(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go pump(server, client)
+	pump(client, server)
+}
+
+func pump(to net.Conn, from net.Conn) {
+	io.Copy(to, from)
+	to.(*net.TCPConn).CloseWrite()
+}
+
 func main() {
+	serve := echo
+	if len(os.Args) > 1 {
+		serve = proxy
+	}
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
@@ -33,6 +55,6 @@ func main() {
 		if err != nil {
 			panic(err)
 		}
-		go echo(conn)
+		go serve(conn)
 	}
 }

@@ -1,4 +1,5 @@
 // C with epoll, level-triggered: the nearest to the kernel. While a reply does not fit, nothing is read.
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>

@@ -1,11 +1,14 @@
-// The same over the lib: `bun lib.ts recv`, `iterate`, or `limited` (a timeout and a signal in use).
+// The same over the lib: `bun lib.ts recv`, `iterate`, `limited` (a timeout and a signal in use), or
+// `proxy 4000`.
 
-import { listen, type Socket } from "../../lib/socket.ts";
+import { connect, listen, type Socket } from "../../lib/socket.ts";
 
+const [way = "recv", backend] = process.argv.slice(2);
 const stop = new AbortController();
 
 const ways: Record<string, (conn: Socket) => Promise<void>> = {
   async recv(conn) {
+    using _closedAtTheEnd = conn;
     for (;;) {
       const chunk = await conn.recv(65_536);
       if (chunk.length === 0) break;
@@ -13,9 +16,11 @@ const ways: Record<string, (conn: Socket) => Promise<void>> = {
     }
   },
   async iterate(conn) {
+    using _closedAtTheEnd = conn;
     for await (const chunk of conn) await conn.sendAll(chunk);
   },
   async limited(conn) {
+    using _closedAtTheEnd = conn;
     conn.setTimeout(60_000);
     for (;;) {
       const chunk = await conn.recv(65_536, { signal: stop.signal });
@@ -23,13 +28,18 @@ const ways: Record<string, (conn: Socket) => Promise<void>> = {
       await conn.sendAll(chunk);
     }
   },
+  async proxy(client) {
+    using _closedAtTheEnd = client;
+    using server = await connect({ port: Number(backend) });
+    await Promise.all([pump(client, server), pump(server, client)]);
+  },
 };
 
-const echo = ways[process.argv[2] ?? "recv"]!;
+async function pump(from: Socket, to: Socket): Promise<void> {
+  for await (const chunk of from) await to.sendAll(chunk);
+  to.shutdown("write");
+}
+
 const server = listen({ port: 0 });
 console.log(server.address.port);
-for await (const conn of server) {
-  echo(conn)
-    .catch(console.error)
-    .finally(() => conn.close());
-}
+for await (const conn of server) ways[way]!(conn).catch(console.error);

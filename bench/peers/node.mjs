@@ -1,15 +1,30 @@
-// node:net, with events (`pipe`) or with async iteration.
+// node:net, with events (`pipe`), with async iteration (`iterate`), or between two (`proxy 4000`).
 
 import net from "node:net";
 import process from "node:process";
 
-const iterate = process.argv[2] === "iterate";
-const server = net.createServer({ allowHalfOpen: true, noDelay: true }, async (conn) => {
+const [way, backend] = process.argv.slice(2);
+
+const ways = {
+  pipe(conn) {
+    conn.pipe(conn);
+  },
+  async iterate(conn) {
+    for await (const chunk of conn) {
+      if (!conn.write(chunk)) await new Promise((resolve) => conn.once("drain", resolve));
+    }
+    conn.end();
+  },
+  proxy(conn) {
+    const port = Number(backend);
+    const server = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
+    server.on("error", () => conn.resetAndDestroy());
+    conn.pipe(server).pipe(conn);
+  },
+};
+
+const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (conn) => {
   conn.on("error", () => {});
-  if (!iterate) return void conn.pipe(conn);
-  for await (const chunk of conn) {
-    if (!conn.write(chunk)) await new Promise((resolve) => conn.once("drain", resolve));
-  }
-  conn.end();
+  ways[way](conn);
 });
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));

@@ -1,0 +1,85 @@
+// Everything a user could pick instead, and how it is started. Each prints the port that it listens on.
+
+import { join } from "node:path";
+
+export interface Peer {
+  name: string;
+  /** A command: where there is none, the peer is named as missing. */
+  needs: string;
+  run: string[];
+  build?: string[];
+  /** Exits 0 where it can run. */
+  check?: string[];
+}
+
+const bun = process.execPath;
+const source = (name: string) => join(import.meta.dir, "peers", name);
+
+function ours(name: string, ...way: string[]): Peer {
+  return { name, needs: bun, run: [bun, source("lib.ts"), ...way] };
+}
+
+function script(name: string, file: string, ...flags: string[]): Peer {
+  const path = join(import.meta.dir, "../scripts", file);
+  return { name, needs: bun, run: [bun, path, "--port=0", "--max-connections=20000", ...flags] };
+}
+
+function node(name: string, program: string, ...way: string[]): Peer {
+  return { name, needs: program, run: [program, source("node.mjs"), ...way] };
+}
+
+// Debian's uvloop is for Debian's own Python.
+function asyncio(way: string, loop = "asyncio"): Peer {
+  const program = loop === "uvloop" ? "/usr/bin/python3" : "python3";
+  return {
+    name: `Python, ${loop}, ${way}`,
+    needs: program,
+    run: [program, source("asyncio_echo.py"), way, loop],
+    check: [program, "-c", `import ${loop}`],
+  };
+}
+
+// Compiled into the folder `built`.
+function go(built: string, ...backend: string[]): Peer {
+  const build = ["go", "build", "-o", join(built, "go"), source("echo.go")];
+  return { name: "Go", needs: "go", build, run: [join(built, "go"), ...backend] };
+}
+
+function c(built: string): Peer {
+  const build = ["cc", "-O2", "-o", join(built, "c"), source("epoll.c")];
+  return { name: "C, epoll", needs: "cc", build, run: [join(built, "c")] };
+}
+
+export const bare: Peer = { name: "bare Bun.listen", needs: bun, run: [bun, source("bare.ts")] };
+
+export const selectServer = script("lib, select", "select-server.ts");
+
+export const echoPeers = (built: string): Peer[] => [
+  bare,
+  ours("lib, recv loop", "recv"),
+  ours("lib, for await", "iterate"),
+  ours("lib, signal and timeout", "limited"),
+  selectServer,
+  script("lib, two threads", "echo-threaded-server.ts", "--threads=2"),
+  node("Bun, node:net, pipe", bun, "pipe"),
+  node("Bun, node:net, for await", bun, "iterate"),
+  node("Node, pipe", "node", "pipe"),
+  node("Node, for await", "node", "iterate"),
+  { name: "Deno, pipeTo", needs: "deno", run: ["deno", "run", "-A", source("deno.mjs")] },
+  { name: "Python, threads", needs: "python3", run: ["python3", source("threads_echo.py")] },
+  asyncio("streams"),
+  asyncio("protocol"),
+  asyncio("streams", "uvloop"),
+  asyncio("protocol", "uvloop"),
+  go(built),
+  c(built),
+];
+
+/** Between a client and the server on port `backend`. */
+export const proxyPeers = (built: string, backend: string): Peer[] => [
+  { ...bare, run: [...bare.run, backend] },
+  ours("lib, for await", "proxy", backend),
+  node("Bun, node:net, pipe", bun, "proxy", backend),
+  node("Node, pipe", "node", "proxy", backend),
+  go(built, backend),
+];

@@ -1,0 +1,8 @@
+// Deno's own sockets, as its documentation has them.
+
+const server = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+console.log(server.addr.port);
+for await (const conn of server) {
+  conn.setNoDelay();
+  conn.readable.pipeTo(conn.writable).catch(() => {});
+}
