@@ -11,7 +11,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { cli, print } from "../lib/cli.ts";
+import { cli, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 import { bare, echoPeers, type Peer, proxyPeers, selectServer } from "./peers.ts";
 
@@ -21,7 +21,7 @@ const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
 
 const { loads, parts, rounds, seconds, rate, idle, only } = cli(help, {
   loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
-  parts: { type: "string", default: "echo,rate,proxy,select,start,idle", about: "what to measure" },
+  parts: { type: "string", about: "some of echo,rate,proxy,select,start,idle; all unless told" },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
   rate: { type: "count", default: 10_000, min: 1, about: "messages a second, in the part `rate`" },
@@ -151,7 +151,8 @@ interface Entry {
 
 const medianOf = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
 
-// Every round all take their turn; the table has their medians, and ratios to the first.
+// Every round all take their turn; the table has their medians. A ratio is to the first one of the
+// same round: a bad spell of the machine, which is longer than a round, is then in both.
 async function compare(title: string, entries: Entry[]): Promise<void> {
   const results = entries.map((): Result[] => []);
   for (let round = 0; round < rounds; round++) {
@@ -161,10 +162,11 @@ async function compare(title: string, entries: Entry[]): Promise<void> {
   await print("| server | CPU/message | ratio | user | messages/s | p50 | p99 | memory |");
   await print("| --- | --: | --: | --: | --: | --: | --: | --: |");
   const median = (i: number, of: keyof Result) => medianOf(results[i]!.map((result) => result[of]));
+  const ratio = (i: number) => medianOf(results[i]!.map(({ cpu }, k) => cpu / results[0]![k]!.cpu));
   for (const [i, { name }] of entries.entries()) {
     const cells = [
       `${median(i, "cpu").toFixed(2)} µs`,
-      (median(i, "cpu") / median(0, "cpu")).toFixed(2),
+      ratio(i).toFixed(2),
       `${median(i, "user").toFixed(2)} µs`,
       median(i, "rate").toFixed(0),
       `${median(i, "p50").toFixed(2)} ms`,
@@ -196,16 +198,12 @@ function usable(peers: Peer[]): Peer[] {
   });
 }
 
+if (process.platform !== "linux") refuse("it reads /proc, which only Linux has");
 const kinds = loads.split(",").map((load): Load => {
-  const [connections = NaN, size = NaN] = load.split("x").map(Number);
-  return { connections, size };
+  const [, connections, size] = load.match(/^([1-9]\d*)x([1-9]\d*)$/) ?? [];
+  if (size === undefined) refuse(`--loads takes connections x bytes, as 50x1000, not "${load}"`);
+  return { connections: Number(connections), size: Number(size) };
 });
-
-const echoes = usable(echoPeers(built));
-await print(
-  `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds} x ${seconds} s`,
-);
-if (missing.size > 0) await print(`not here: ${[...missing].join("; ")}`);
 
 const measurements: Record<string, () => Promise<void>> = {
   async echo() {
@@ -268,8 +266,14 @@ const measurements: Record<string, () => Promise<void>> = {
   },
 };
 
-for (const part of parts.split(",")) {
-  const run = measurements[part];
-  if (run === undefined) throw new Error(`--parts: no part is called ${part}`);
-  await run();
+const all = Object.keys(measurements);
+const chosen = parts?.split(",") ?? all;
+for (const part of chosen) {
+  if (!all.includes(part)) refuse(`--parts: there is no "${part}", only ${all.join(", ")}`);
 }
+const echoes = usable(echoPeers(built));
+await print(
+  `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds} x ${seconds} s`,
+);
+if (missing.size > 0) await print(`not here: ${[...missing].join("; ")}`);
+for (const part of chosen) await measurements[part]!();

@@ -16,8 +16,8 @@ import { readableSide, writableSide } from "./streams.ts";
 
 /** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
 const INBOX_LIMIT = 64 * 1024;
-/** What a `for await` and a Web Stream ask for at a time. */
-export const CHUNK = 64 * 1024;
+/** What a `for await` and a Web Stream ask for at a time: whatever is there, since no inbox holds more. */
+export const CHUNK = 1024 * 1024;
 
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();

@@ -705,6 +705,49 @@ describe("echo-bench", () => {
   });
 });
 
+describe("the benchmark", () => {
+  test.if(process.platform === "linux")(
+    "every part of it measures, and wrong flags are named",
+    async () => {
+      const run = (...flags: string[]) => new Process([process.execPath, "run", "bench", ...flags]);
+      const short = [
+        "--loads=2x100",
+        "--rounds=1",
+        "--seconds=0.2",
+        "--idle=20",
+        "--only=for await",
+      ];
+      await using bench = run(...short);
+      expect(await bench.exit(), bench.stderr).toBe(0);
+      const rows = (name: string) =>
+        bench.stdout.split("\n").filter((line) => line.startsWith(`| ${name} |`));
+      const measured = /^\|[^|]+\| \d+\.\d\d µs \| \S+ \| .* \| [1-9]\d* \| .* ms \| .* MiB \|$/;
+      for (const name of ["bare Bun.listen", "lib, for await"]) {
+        const [echo, rate, proxy, start, idle] = rows(name);
+        for (const row of [echo, rate, proxy]) expect(row).toMatch(measured);
+        expect(start).toMatch(/ \d+\.\d ms \|$/);
+        expect(idle).toMatch(/ -?\d+\.\d\d KiB \|$/);
+      }
+      const [selects, more] = [
+        rows("100 idle connections beside them"),
+        rows("2000 idle connections beside them"),
+      ];
+      expect(selects.length).toBe(3);
+      for (const row of [...selects, ...more]) expect(row).toMatch(measured);
+
+      await using wrongLoad = run("--loads=50");
+      expect(await wrongLoad.exit()).toBe(2);
+      expect(wrongLoad.stderr).toContain(
+        'error: --loads takes connections x bytes, as 50x1000, not "50"\n',
+      );
+      await using wrongPart = run("--loads=1x1", "--parts=ecko");
+      expect(await wrongPart.exit()).toBe(2);
+      expect(wrongPart.stderr).toContain('error: --parts: there is no "ecko"');
+    },
+    60_000,
+  );
+});
+
 describe("the scripts that need no partner", () => {
   test("byte-order shows the bytes, and refuses what is no 32-bit number", async () => {
     await using one = script("byte-order", ["--number", "258"]);

@@ -36,15 +36,19 @@ const handler: Bun.SocketHandler<State> = {
     other!.resume();
     if (other!.data.ended) socket.shutdown();
   },
-  end(socket) {
-    socket.data.ended = true;
-    const { other } = socket.data;
-    if (other !== null && other.data.rest === null) other.shutdown();
-  },
+  end,
+  // Of a connection whose sending side was shut down before, this tells the end.
   close(socket, error) {
     if (error) socket.data.other?.terminate();
+    else end(socket);
   },
 };
+
+function end(socket: Bun.Socket<State>): void {
+  socket.data.ended = true;
+  const { other } = socket.data;
+  if (other !== null && other.data.rest === null) other.shutdown();
+}
 
 function connectBackend(client: Bun.Socket<State>): void {
   client.pause();
