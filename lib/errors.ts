@@ -1,8 +1,6 @@
 // The one error of this lib. It knows what was called, on which address, and what the system
 // answered; how to say that to a person is `lib/cli.ts`'s business.
 
-import { isAbsolute } from "node:path";
-
 /** One end of a connection, as `getsockname()` and `getpeername()` tell it. */
 export interface Address {
   /** An IP address; the name that was asked for, where none is known; a Unix socket's absolute path. */
@@ -23,7 +21,7 @@ export function formatAddress({ host, port }: Address): string {
 
 /** Whether this is the address of a Unix-domain socket. */
 export function isPath(host: string): boolean {
-  return isAbsolute(host);
+  return /[/\\]/.test(host); // which no name and no IP address holds
 }
 
 /**

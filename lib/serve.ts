@@ -1,8 +1,6 @@
 // The accept loop of a server that stays up: many connections at once, each with its own handler,
 // within limits that clients who open and say nothing cannot exceed.
 
-import { existsSync, readFileSync } from "node:fs";
-
 import { warn } from "./cli.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 
@@ -50,7 +48,7 @@ export async function serve(
   open: Int32Array = new Int32Array(2),
   slot = 1,
 ): Promise<void> {
-  const max = affordable(maxConnections);
+  const max = await affordable(maxConnections);
   const count = (change: number) => {
     Atomics.add(open, slot, change);
     return Atomics.add(open, 0, change);
@@ -85,10 +83,9 @@ export async function serve(
  * getrlimit(2), as Linux shows it in proc_pid_limits(5). With none left, a connection could be
  * neither accepted nor refused, and Bun would try again and again.
  */
-export function affordable(connections: number): number {
-  const limits = "/proc/self/limits";
-  if (!existsSync(limits)) return connections;
-  const [, files] = readFileSync(limits, "utf8").match(/^Max open files +(\d+)/m) ?? [];
+export async function affordable(connections: number): Promise<number> {
+  const limits = Bun.file("/proc/self/limits").text();
+  const [, files] = (await limits.catch(() => "")).match(/^Max open files +(\d+)/m) ?? [];
   if (files === undefined) return connections;
   return Math.max(1, Math.min(connections, Number(files) - RESERVE));
 }

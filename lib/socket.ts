@@ -5,9 +5,6 @@
 // `trySend`, `tryAccept`), one way to wait (`lib/readiness.ts`), and each awaitable verb is the two
 // together. `lib/select.ts` stands on the same two.
 
-import { existsSync, readFileSync, statSync, unlinkSync } from "node:fs";
-import { resolve as absolute } from "node:path";
-
 import { MAX_DELAY } from "./alarm.ts";
 import { checkCount, checkText, checkTimeout } from "./check.ts";
 import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
@@ -125,7 +122,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { address, own } = checkAddress(options, 0);
     const file = isPath(address.host);
     try {
-      using _whileTakingOver = file ? takeOver(address.host) : null;
+      using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
       const shared = { ...own, reusePort };
       this.#listener = Bun.listen({ ...shared, data: this });
     } catch (cause) {
@@ -255,11 +252,16 @@ function isBroken(conn: Socket): boolean {
   return (conn.poll() & POLLERR) !== 0;
 }
 
+// Loaded with the first Unix-domain socket: most programs have none, and start without node:fs.
+function unixFiles() {
+  return require("./unix.ts") as typeof import("./unix.ts");
+}
+
 // Where to listen or connect to: as people read it, and as Bun wants it.
 function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
   const common = { allowHalfOpen: true, socket: Socket.handlers };
   if ("path" in options) {
-    const unix = absolute(checkText("path", options.path));
+    const unix = unixFiles().absolute(checkText("path", options.path));
     return { address: { host: unix, port: 0 }, own: { unix, ...common } };
   }
   const hostname = checkText("host", options.host ?? "127.0.0.1");
@@ -267,24 +269,6 @@ function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
   // Bun's types have one signature for each kind of address, and none for either.
   const own = { hostname, port, ...common } as unknown as Bun.UnixSocketOptions<Owner>;
   return { address: { host: hostname, port }, own };
-}
-
-// A process that is killed leaves its socket file behind, and nobody could listen there again. Such
-// a file refuses connections; but one that is in use would have to accept ours, so Linux's list of
-// Unix sockets, proc_pid_net(5), is asked first. To connect and wait takes a process of its own.
-//
-// Of several that find it, one may remove it: who has the lock, until it listens there itself.
-function takeOver(path: string): Disposable | null {
-  if (!existsSync(path) || !statSync(path).isSocket()) return null;
-  const list = "/proc/net/unix";
-  if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return null;
-  const lock = lockName(`take over ${path}`);
-  const probe = `Bun.connect({ unix: ${JSON.stringify(path)}, socket: { data() {} } }).then(
-    () => process.exit(0), (error) => process.exit(error.code === "ECONNREFUSED" ? 1 : 0))`;
-  const env = { ...process.env, BUN_BE_BUN: "1" }; // in a compiled script, too, it is Bun
-  const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
-  if (exitCode === 1) unlinkSync(path);
-  return lock;
 }
 
 /**

@@ -167,14 +167,14 @@ async function startThread(
 
 // Each connection goes to the next Worker in turn; one that is being replaced is waited for. Here,
 // a connection takes three descriptors.
-function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string): Promise<void> {
+async function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string) {
   let turn = 0;
   const relayNext = (conn: Socket) => {
     const slot = turn++ % pool.length;
     return relayTo(() => pool[slot]!, conn, secret);
   };
-  const maxConnections = Math.floor(affordable(Infinity) / 3);
-  return serve(server, relayNext, { maxConnections, idleTimeout: 0 });
+  const maxConnections = Math.floor((await affordable(Infinity)) / 3);
+  await serve(server, relayNext, { maxConnections, idleTimeout: 0 });
 }
 
 async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {

@@ -17,7 +17,7 @@ const { host, port, timeout, maxConnections, idleTimeout, signal } = cli(help, {
   ...limitFlags,
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
-const max = affordable(maxConnections);
+const max = await affordable(maxConnections);
 const lookAround = Math.min(timeout, idleTimeout || timeout) * 1000; // ms
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);

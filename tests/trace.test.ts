@@ -32,8 +32,8 @@ test("--trace tells each call of both sides as it returns", async () => {
     "connect(127.0.0.1:PORT) -> conn#1 127.0.0.1:PORT",
     'conn#1 127.0.0.1:PORT  sendAll(6 bytes "안녕")',
     "conn#1 127.0.0.1:PORT  shutdown(write)",
-    'conn#1 127.0.0.1:PORT  recv(65536) -> 6 bytes "안녕"',
-    "conn#1 127.0.0.1:PORT  recv(65536) -> EOF",
+    'conn#1 127.0.0.1:PORT  recv(1048576) -> 6 bytes "안녕"',
+    "conn#1 127.0.0.1:PORT  recv(1048576) -> EOF",
     "conn#1 127.0.0.1:PORT  close()",
   ]);
   expect(calls(server, port)).toEqual([
@@ -75,7 +75,7 @@ test("threads trace too, and what would block, and binary data", async () => {
   await using server = script("echo-threaded-server", ["--port", "0", "--trace"]);
   await using client = script("echo-loop-client", [`--port=${await server.port()}`]);
   client.type("hello\n");
-  await server.until(/conn#1 127\.0\.0\.1:\d+ {2}recv\(65536\) -> 5 bytes "hello"\n/, "stderr");
+  await server.until(/conn#1 127\.0\.0\.1:\d+ {2}recv\(1048576\) -> 5 bytes "hello"\n/, "stderr");
   await client.endInput();
   await server.until(/conn#1 127\.0\.0\.1:\d+ {2}close\(\)\n/, "stderr");
 
