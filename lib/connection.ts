@@ -22,6 +22,7 @@ export const CHUNK = 1024 * 1024;
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();
 const nothing = () => {};
+let lastHost = ""; // many connections come from one host: they share one text of it
 
 /** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
 export type Handle = Bun.Socket<Owner>;
@@ -84,17 +85,17 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   #most = 0;
 
   /** @internal Use `connect()` or `server.accept()`. The addresses: as far as they are known. */
-  constructor(handle: Handle, local: Address, remote?: Address) {
+  constructor(handle: Handle, local: Address, remote: Address) {
     this.#handle = handle;
     handle.data = this;
     // Bun forgets the addresses when the connection ends, which may be before we hear that it began.
-    this.#remoteHost = handle.remoteAddress ?? remote?.host;
-    this.#remotePort = handle.remotePort ?? remote?.port;
-    const { host, port } = local;
-    this.#local =
-      host === "0.0.0.0" || host === "::"
-        ? { host: handle.localAddress ?? host, port: handle.localPort ?? port }
-        : local;
+    const host = handle.remoteAddress ?? remote.host;
+    this.#remoteHost = host === lastHost ? lastHost : (lastHost = host);
+    this.#remotePort = handle.remotePort ?? remote.port;
+    const any = local.host === "0.0.0.0" || local.host === "::";
+    this.#local = any
+      ? { host: handle.localAddress ?? local.host, port: handle.localPort ?? local.port }
+      : local;
   }
 
   /** Our end: Python's `getsockname()`. */
