@@ -19,18 +19,36 @@ const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
   .flatMap((size) => [1, 50, 500].map((connections) => `${connections}x${size}`))
   .join(",");
 
-const { loads, parts, rounds, seconds, rate, idle, only } = cli(help, {
+const { loads, parts, rounds, seconds, rate, idle, only, signal } = cli(help, {
   loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
   parts: { type: "string", about: "some of echo,rate,proxy,select,start,idle; all unless told" },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
-  rate: { type: "count", default: 10_000, min: 1, about: "messages a second, in the part `rate`" },
+  rate: {
+    type: "count",
+    default: 10_000,
+    min: 1,
+    about: "messages a second, in `rate` (of 50x1000)",
+  },
   idle: { type: "count", default: 9000, min: 1, about: "connections to weigh, in the part `idle`" },
   only: { type: "string", about: "peers whose name holds this, besides the first" },
 });
 
 const built = mkdtempSync(join(tmpdir(), "bench-"));
-process.on("exit", () => rmSync(built, { recursive: true }));
+const running = new Set<Bun.Subprocess>();
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+  rmSync(built, { recursive: true });
+});
+signal.addEventListener("abort", () => process.exit(1)); // half a benchmark is none
+
+// A process on one core that does not outlive us.
+function start(core: number, command: string[]) {
+  const child = Bun.spawn([...pinned(core), ...command], { stdout: "pipe", stderr: "inherit" });
+  running.add(child);
+  child.exited.then(() => running.delete(child));
+  return child;
+}
 
 interface Load {
   connections: number;
@@ -68,7 +86,7 @@ async function withServer<T>(
   core = 0,
 ): Promise<T> {
   const started = performance.now();
-  const server = Bun.spawn([...pinned(core), ...peer.run], { stdout: "pipe", stderr: "inherit" });
+  const server = start(core, peer.run);
   try {
     const port = await portOf(server.stdout);
     return await use(server.pid, port, performance.now() - started);
@@ -107,10 +125,7 @@ async function echoBench(port: number, load: Load, seconds: number) {
     ([name, value]) => `--${name}=${value}`,
   );
   const command = [process.execPath, join(import.meta.dir, "../scripts/echo-bench.ts"), "--json"];
-  const bench = Bun.spawn([...pinned(1), ...command, ...flags], {
-    stdout: "pipe",
-    stderr: "inherit",
-  });
+  const bench = start(1, [...command, ...flags]);
   return JSON.parse(await new Response(bench.stdout).text());
 }
 
@@ -266,6 +281,9 @@ const measurements: Record<string, () => Promise<void>> = {
   },
 };
 
+if (only !== undefined && !echoPeers(built).some(({ name }) => name.includes(only))) {
+  refuse(`--only: no peer's name holds "${only}"`);
+}
 const all = Object.keys(measurements);
 const chosen = parts?.split(",") ?? all;
 for (const part of chosen) {

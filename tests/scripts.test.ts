@@ -1,6 +1,6 @@
 // Every script as a real process, against its partner, against CPython, and against bad input.
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
@@ -17,6 +17,7 @@ import {
   testPython,
   PATIENCE_MS,
   untilRefused,
+  turn,
 } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -683,6 +684,16 @@ describe("echo-bench", () => {
     expect(await serveWith(async () => {})).toMatch(/error: 1 messages were not answered\n$/);
   });
 
+  test("a signal ends it before its time, with what was measured until then", async () => {
+    await using server = script("echo-threaded-server", ["--port", "0"]);
+    const args = ["--port", `${await server.port()}`, "--seconds", "60"];
+    await using bench = script("echo-bench", args);
+    await bench.until(/^1 s {2}\d+ messages\/s\n/, "stderr");
+    bench.kill("SIGINT");
+    expect(await bench.exit()).toBe(0);
+    expect(bench.stdout).toMatch(/^[1-9]\d* messages\/s, .*\np50 /);
+  });
+
   test("a server that stalls is not flattered: time counts from when a message was due", async () => {
     using server = listen({ port: 0 });
     const args = [
@@ -706,6 +717,23 @@ describe("echo-bench", () => {
 });
 
 describe("the benchmark", () => {
+  test.if(process.platform === "linux")("leaves nothing running when it is stopped", async () => {
+    const flags = ["--loads=1x100", "--parts=echo", "--seconds=60", "--only=recv"];
+    await using bench = new Process([process.execPath, "bench/run.ts", ...flags]);
+    await bench.until(/medians of/);
+    const children = `/proc/${bench.pid}/task/${bench.pid}/children`;
+    const peers = () => readFileSync(children, "utf8").trim().split(" ").filter(Boolean);
+    let started: string[] = [];
+    while (started.length < 2) {
+      await turn();
+      started = peers(); // the server and its load
+    }
+    bench.kill("SIGTERM");
+    expect(await bench.exit()).toBe(1);
+    const runs = (pid: string) => existsSync(`/proc/${pid}/exe`);
+    while (started.some(runs)) await turn();
+  });
+
   test.if(process.platform === "linux")(
     "every part of it measures, and wrong flags are named",
     async () => {
@@ -740,6 +768,9 @@ describe("the benchmark", () => {
       expect(wrongLoad.stderr).toContain(
         'error: --loads takes connections x bytes, as 50x1000, not "50"\n',
       );
+      await using wrongPeer = run("--only=nobody");
+      expect(await wrongPeer.exit()).toBe(2);
+      expect(wrongPeer.stderr).toContain('error: --only: no peer\'s name holds "nobody"\n');
       await using wrongPart = run("--loads=1x1", "--parts=ecko");
       expect(await wrongPart.exit()).toBe(2);
       expect(wrongPart.stderr).toContain('error: --parts: there is no "ecko"');
