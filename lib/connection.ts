@@ -16,7 +16,7 @@ import { readableSide, writableSide } from "./streams.ts";
 
 /** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
 const INBOX_LIMIT = 64 * 1024;
-/** What a `for await` and a Web Stream ask for at a time: whatever is there, since no inbox holds more. */
+/** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
 export const CHUNK = 1024 * 1024;
 
 const EOF = Buffer.alloc(0);
@@ -42,7 +42,6 @@ const SHUT = 16; // our shutdown("write"), or a send that found the peer gone: s
 const FIN_DUE = 32; // the FIN waits its turn behind the outbox
 const GONE = 64; // Bun has let go of the descriptor
 const BROKEN = 128; // the peer reset the connection, or stopped answering
-const ITERATING = 256; // the waiting receiver is a `for await` and wants an IteratorResult
 
 /** What most connections never need; made when one does, so that an idle one stays small. */
 class Extras {
@@ -80,7 +79,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   readonly #remoteHost: string;
   readonly #remotePort: number;
   // The waiting receiver, if any, wants `least` to `most` bytes.
-  #resolve: ((value: any) => void) | null = null;
+  #resolve: ((chunk: Buffer | Promise<never>) => void) | null = null;
   #least = 0;
   #most = 0;
 
@@ -134,8 +133,10 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    * the error's `partial`.
    */
   async recvExactly(bytes: number, options?: WaitOptions): Promise<Buffer> {
-    if (checkCount("bytes", bytes, 0) === 0) return this.#open("recv") && Buffer.alloc(0);
-    const chunk: Buffer = await this.#receive(bytes, bytes, options?.signal);
+    checkCount("bytes", bytes, 0);
+    this.#open("recv");
+    if (bytes === 0) return EOF;
+    const chunk = await this.#receive(bytes, bytes, options?.signal);
     if (chunk.length === bytes) return chunk;
     const error = this.#error("EINCOMPLETE", "recv", this.#failure);
     error.partial = chunk;
@@ -145,7 +146,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
   tryRecv(maxBytes: number): Buffer | null {
     const most = checkCount("maxBytes", maxBytes, 1);
-    if (this.#resolve !== null && this.#open("recv")) return null; // what comes is spoken for
+    if (this.#resolve !== null) return null; // what comes is spoken for
     return this.#take(1, most);
   }
 
@@ -166,15 +167,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   /** The chunks as they come, until EOF. Breaking out closes nothing and loses nothing. */
   [Symbol.asyncIterator](): AsyncIterator<Buffer, undefined> {
-    return {
-      next: () => {
-        try {
-          return this.#receive(1, CHUNK, undefined, true);
-        } catch (error) {
-          return Promise.reject(error);
-        }
-      },
-    };
+    return { next: () => this.recv(CHUNK).then(toResult) };
   }
 
   /** The receiving side as a Web Stream. Reads nothing ahead; cancelling it ends a waiting read. */
@@ -182,16 +175,15 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     return (this.#needExtras().readable ??= readableSide(this));
   }
 
-  #receive(least: number, most: number, signal?: AbortSignal, iterating = false): Promise<any> {
+  #receive(least: number, most: number, signal?: AbortSignal): Promise<Buffer> {
     if (signal?.aborted) throw signal.reason;
     if (this.#resolve !== null) throw this.#error("EBUSY", "recv");
     const chunk = this.#take(least, most);
-    if (chunk !== null) return Promise.resolve(iterating ? toResult(chunk) : chunk);
-    const { promise, resolve } = Promise.withResolvers<any>();
+    if (chunk !== null) return Promise.resolve(chunk);
+    const { promise, resolve } = Promise.withResolvers<Buffer>();
     this.#resolve = resolve;
     this.#least = least;
     this.#most = most;
-    if (iterating) this.#bits |= ITERATING;
     if (least > INBOX_LIMIT) this.#flow();
     if (signal !== undefined || this.#extras !== null) this.#limitReceive(signal);
     return promise;
@@ -242,18 +234,12 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   #deliver(chunk: Buffer): void {
     const resolve = this.#resolve!;
     this.#resolve = null;
-    if (this.#bits & ITERATING) {
-      this.#bits ^= ITERATING;
-      resolve(toResult(chunk));
-    } else {
-      resolve(chunk);
-    }
+    resolve(chunk);
   }
 
   #refuse(reason: unknown): void {
     const resolve = this.#resolve;
     this.#resolve = null;
-    this.#bits &= ~ITERATING;
     resolve?.(Promise.reject(reason)); // which saves every idle connection a `reject` to keep
   }
 

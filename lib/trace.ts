@@ -1,7 +1,6 @@
 // Shows the socket calls of a script as they return, for `--trace`. Everything is wrapped from
 // outside, when it is asked for: the sockets themselves know nothing of it.
 
-import { CHUNK } from "./connection.ts";
 import { type Address, formatAddress } from "./errors.ts";
 import { ServerSocket, Socket } from "./socket.ts";
 
@@ -38,8 +37,7 @@ export function startTrace(mode: TraceMode): void {
   if (mode === "mermaid") process.on("exit", () => console.error(diagram.toString()));
   for (const name of SOCKET_CALLS) wrap(Socket.prototype, name, tell);
   for (const name of SERVER_CALLS) wrap(ServerSocket.prototype, name, tell);
-  wrapLoop(Socket.prototype, "recv", tell);
-  wrapLoop(ServerSocket.prototype, "accept", tell);
+  wrapAcceptLoop(tell);
   wrapOpening(tell);
 }
 
@@ -65,21 +63,18 @@ function wrap(prototype: any, name: string, tell: Tell): void {
   };
 }
 
-// A step of a `for await` is a recv, or an accept.
-function wrapLoop(prototype: any, name: string, tell: Tell): void {
-  const original = prototype[Symbol.asyncIterator];
-  prototype[Symbol.asyncIterator] = function (this: Socket | ServerSocket) {
-    const steps: AsyncIterator<unknown> = original.call(this);
-    const end = name === "recv" ? Buffer.alloc(0) : END;
-    const args = name === "recv" ? [CHUNK] : [];
-    const value = ({ result, ...call }: Call) => {
-      const step = result as IteratorResult<unknown>;
-      tell({ ...call, result: result instanceof Error ? result : (step.value ?? end) });
-    };
-    return {
-      next: () => watch({ on: this, name, args }, value, () => steps.next()),
-      return: () => steps.return?.() ?? Promise.resolve({ value: undefined, done: true }),
-    };
+// A step of a `for await` over a server is an accept. (Over a socket it calls recv, as it is.)
+function wrapAcceptLoop(tell: Tell): void {
+  const original = ServerSocket.prototype[Symbol.asyncIterator];
+  const value = ({ result, ...call }: Call) => {
+    const step = result as IteratorResult<Socket, void>;
+    tell({ ...call, result: result instanceof Error ? result : (step.value ?? END) });
+  };
+  ServerSocket.prototype[Symbol.asyncIterator] = function (this: ServerSocket) {
+    const steps = original.call(this);
+    const next = steps.next.bind(steps);
+    steps.next = () => watch({ on: this, name: "accept", args: [] }, value, next);
+    return steps;
   };
 }
 

@@ -408,6 +408,15 @@ describe("recv", () => {
     expect(await waiting).toBe("first");
   });
 
+  test("a for-await gives all that is there at once", async () => {
+    using both = await pair();
+    both.far.unrecv(Buffer.alloc(300_000));
+    for await (const chunk of both.far) {
+      expect(chunk.length).toBe(300_000);
+      break;
+    }
+  });
+
   test("a for-await gives the chunks, ends at EOF, and loses nothing when left early", async () => {
     using both = await pair();
     await both.near.sendAll("first");
