@@ -21,7 +21,7 @@ export function formatAddress({ host, port }: Address): string {
 
 /** Whether this is the address of a Unix-domain socket. */
 export function isPath(host: string): boolean {
-  return /[/\\]/.test(host); // which no name and no IP address holds
+  return /^([a-z]:)?[/\\]/i.test(host); // on Windows too
 }
 
 /**

@@ -76,7 +76,7 @@ export function listen(options: ListenOptions): ServerSocket {
 export async function connect(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
   const { address, own } = checkAddress(options, 1);
-  const near = isPath(address.host) ? address : ANY;
+  const near = "path" in options ? address : ANY;
   const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
   signal?.throwIfAborted();
 
@@ -120,7 +120,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { backlog = 511, reusePort = false, signal } = options;
     this.#backlog = checkCount("backlog", backlog, 1);
     const { address, own } = checkAddress(options, 0);
-    const file = isPath(address.host);
+    const file = "path" in options;
     try {
       using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
       const shared = { ...own, reusePort };

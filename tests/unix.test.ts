@@ -74,6 +74,9 @@ print("bound"); sys.stdin.readline()`,
   await peer.exit();
   expect(existsSync(path)).toBe(true);
   expect((await failure(connect({ path }))).code).toBe("ECONNREFUSED");
+  // As a host it is a name that does not resolve, and no file to take over.
+  expect((await failure(() => listen({ host: path, port: 0 }))).code).toBe("ENOTFOUND");
+  expect(existsSync(path)).toBe(true);
   using server = listen({ path });
   using _near = await connect({ path });
   using _far = await server.accept();
