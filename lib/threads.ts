@@ -7,11 +7,12 @@
 //
 // One script file holds both sides:
 //
-//     if (Bun.isMainThread) await startThreads(import.meta.url, { port, threads, signal });
+//     if (Bun.isMainThread) await startThreads(import.meta.url, { host, port, threads, relay, signal });
 //     else await acceptLoop(echo, limits);
 
 import { randomUUID } from "node:crypto";
 import { lookup } from "node:dns/promises";
+import { availableParallelism } from "node:os";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { answerWrite, warn } from "./cli.ts";
@@ -36,6 +37,18 @@ export interface ThreadOptions {
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
 }
+
+/** `--threads` and `--relay`, for `cli`. */
+export const threadFlags = {
+  threads: {
+    type: "count",
+    default: availableParallelism(),
+    min: 1,
+    max: 1024,
+    about: "how many threads",
+  },
+  relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
+} as const;
 
 /** What a Worker is told when it starts. With `secret`, it serves the main thread's relay alone. */
 interface Job {

@@ -6,25 +6,16 @@ Documented in tutorial 000, "변형 : 다중 접속 에코 서버".
   terminal 2:  bun run scripts/echo-loop-client.ts        (and a third terminal, and a fourth)
 `;
 
-import { availableParallelism } from "node:os";
-
 import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
-import { acceptLoop, startThreads } from "../lib/threads.ts";
+import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
 const { host, port, threads, relay, signal, ...limits } = cli(help, {
   ...serverFlags(4000),
   ...limitFlags,
-  threads: {
-    type: "count",
-    default: availableParallelism(),
-    min: 1,
-    max: 1024,
-    about: "how many threads",
-  },
-  relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
+  ...threadFlags,
 });
 
 async function echo(conn: Socket): Promise<void> {

@@ -7,25 +7,16 @@ Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
   terminal 2:  nc 127.0.0.1 8080                           (and a third terminal, and a fourth)
 `;
 
-import { availableParallelism } from "node:os";
-
 import { cli, print, serverFlags } from "../lib/cli.ts";
 import { formatAddress } from "../lib/errors.ts";
 import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
-import { acceptLoop, startThreads } from "../lib/threads.ts";
+import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
 const { host, port, threads, relay, signal, ...limits } = cli(help, {
   ...serverFlags(8080),
   ...limitFlags,
-  threads: {
-    type: "count",
-    default: availableParallelism(),
-    min: 1,
-    max: 1024,
-    about: "how many threads",
-  },
-  relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
+  ...threadFlags,
 });
 
 async function reply(conn: Socket): Promise<void> {
