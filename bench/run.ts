@@ -11,7 +11,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { cli, print, refuse } from "../lib/cli.ts";
+import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 import { bare, echoPeers, type Peer, proxyPeers, selectServer } from "./peers.ts";
 
@@ -126,7 +126,8 @@ async function echoBench(port: number, load: Load, seconds: number) {
   );
   const command = [process.execPath, join(import.meta.dir, "../scripts/echo-bench.ts"), "--json"];
   const bench = start(1, [...command, ...flags]);
-  return JSON.parse(await new Response(bench.stdout).text());
+  const result = await new Response(bench.stdout).text();
+  return result === "" ? fail(`no result under ${connections}x${size}`) : JSON.parse(result);
 }
 
 function measure(peer: Peer, load: Load): Promise<Result> {

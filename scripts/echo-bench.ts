@@ -28,10 +28,15 @@ const stream = Buffer.alloc(size + CHUNK, message);
 
 // Times are counted in steps of 2 %, so that a run of any length needs little memory.
 const counts = new Map<number, number>();
-let [answered, longest, sending, over] = [0, 0, true, false];
+let answered = 0;
+let longest = 0; // ms
 const stepOf = (ms: number) => Math.floor(Math.log(Math.max(ms, 0.001)) / Math.log(1.02));
 const timeOf = (step: number) => 1.02 ** (step + 0.5);
 
+let sending = true; // until the time is up; then the last replies are waited for
+let over = false;
+
+// One connection: sends, and receives at the same time.
 class Talker {
   // When each message under way left, or should have left: a server that stalls is not flattered by
   // our waiting for it.
@@ -48,6 +53,7 @@ class Talker {
     while (sending || this.due.length > 0) {
       const chunk = await this.conn.recv(CHUNK);
       if (chunk.length === 0) return lost("the server has closed a connection");
+      if (got + chunk.length > this.due.length * size) return lost("more came back than was sent");
       if (!chunk.equals(stream.subarray(got, got + chunk.length)))
         return lost("other bytes came back");
       const now = performance.now();
@@ -69,6 +75,8 @@ function lost(error: unknown): void {
   if (!over && !signal.aborted) fail(error);
 }
 
+// ---- the load
+
 const talkers: Talker[] = [];
 while (talkers.length < connections) {
   const some = Math.min(100, connections - talkers.length); // at a time: the backlog is not endless
@@ -83,6 +91,8 @@ for (const talker of talkers) {
   talker.receive().catch(lost);
   for (let i = 0; rate === 0 && i < pipeline; i++) talker.send(performance.now());
 }
+
+// With --rate, in turns over the connections.
 let sent = 0;
 const dueAt = (n: number) => started + (n * 1000) / rate;
 // A timer is up to a millisecond late, which would be counted as the server's: so the last bit is
@@ -95,6 +105,7 @@ function keepRate(): void {
   else setImmediate(keepRate);
 }
 if (rate > 0) keepRate();
+
 const progress = setInterval(() => {
   const elapsed = (performance.now() - started) / 1000;
   if (!json)
@@ -114,6 +125,8 @@ clearInterval(progress);
 over = true;
 const unanswered = talkers.reduce((sum, { due }) => sum + due.length, 0);
 for (const { conn } of talkers) conn.close();
+
+// ---- the result
 
 const steps = [...counts].sort(([a], [b]) => a - b);
 const result = {

@@ -64,7 +64,7 @@ function welcome(): void {
 
 function receive(conn: Socket): void {
   attempt(conn, () => {
-    const chunk = conn.tryRecv(1 << 20);
+    const chunk = conn.tryRecv(1 << 20); // as a rule, all there is
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
     remember(conn, chunk);

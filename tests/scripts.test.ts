@@ -663,7 +663,7 @@ describe("echo-bench", () => {
     expect(told.stderr).toMatch(/^1 s {2}\d+ messages\/s\n/);
   });
 
-  test("a server that changes a byte, closes, or does not answer is not let through", async () => {
+  test("a server that changes a byte, repeats, closes, or does not answer is not let through", async () => {
     const serveWith = async (answer: (conn: Socket) => Promise<unknown>) => {
       using server = listen({ port: 0 });
       const args = ["--port", `${server.address.port}`, "--connections", "1", "--seconds", "0.2"];
@@ -679,6 +679,11 @@ describe("echo-bench", () => {
       await conn.sendAll(message);
     };
     expect(await serveWith(wrong)).toBe("error: other bytes came back\n");
+    const repeats = async (conn: Socket) => {
+      const message = await conn.recvExactly(1000);
+      await conn.sendAll(Buffer.concat([message, message]));
+    };
+    expect(await serveWith(repeats)).toBe("error: more came back than was sent\n");
     const closes = async (conn: Socket) => (await conn.recvExactly(1000)) && conn.close();
     expect(await serveWith(closes)).toBe("error: the server has closed a connection\n");
     expect(await serveWith(async () => {})).toMatch(/error: 1 messages were not answered\n$/);
