@@ -2,7 +2,7 @@
 
 import { endianness } from "node:os";
 
-import { checkCount } from "./check.ts";
+import { checkCount } from "./socket/check.ts";
 
 const LITTLE = endianness() === "LE";
 

@@ -1,28 +1,11 @@
 // The one error of this lib. It knows what was called, on which address, and what the system
-// answered; how to say that to a person is `lib/cli.ts`'s business.
+// answered; `lib/cli.ts` says that to a person.
 
-/** One end of a connection, as `getsockname()` and `getpeername()` tell it. */
-export interface Address {
-  /** An IP address; the name that was asked for, where none is known; a Unix socket's absolute path. */
-  host: string;
-  /** 0 for a Unix socket. */
-  port: number;
-}
+import { type Address, formatAddress } from "./address.ts";
 
 /** The call that failed. */
 export type Syscall =
   "listen" | "connect" | "accept" | "recv" | "send" | "select" | "gethostbyname";
-
-/** `127.0.0.1:4000`; `[::1]:4000`, as IPv6 takes brackets (RFC 3986, section 3.2.2); or a path. */
-export function formatAddress({ host, port }: Address): string {
-  if (isPath(host)) return host;
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
-}
-
-/** Whether this is the address of a Unix-domain socket. */
-export function isPath(host: string): boolean {
-  return /^([a-z]:)?[/\\]/i.test(host); // on Windows too
-}
 
 /**
  * What a socket call failed with: Python's `OSError`, C's `errno`.

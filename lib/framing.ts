@@ -3,10 +3,10 @@
 // length, a delimiter, a length in front, and the end of the connection, which needs no code
 // (receive until EOF).
 
-import { checkCount, toBytes } from "./check.ts";
-import { CHUNK, type Socket } from "./connection.ts";
 import { SocketError, type Syscall } from "./errors.ts";
-import { Inbox } from "./queues.ts";
+import type { Socket } from "./socket.ts";
+import { checkCount, toBytes } from "./socket/check.ts";
+import { CHUNK, Inbox } from "./socket/queues.ts";
 
 const MIB = 1 << 20;
 

@@ -1,11 +1,10 @@
 // select: which of many sockets would not have to wait.
 
-import { MAX_DELAY } from "./alarm.ts";
-import { checkTimeout } from "./check.ts";
-import type { Socket } from "./connection.ts";
 import { SocketError } from "./errors.ts";
-import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
-import type { ServerSocket } from "./socket.ts";
+import type { ServerSocket, Socket } from "./socket.ts";
+import { MAX_DELAY } from "./socket/alarm.ts";
+import { checkTimeout } from "./socket/check.ts";
+import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
 
 /**
  * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit

@@ -1,7 +1,6 @@
 // The accept loop of a server that stays up: many connections at once, each with its own handler,
 // within limits that clients who open and say nothing cannot exceed.
 
-import { warn } from "./cli.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 
 /** Descriptors kept for everything that is not a connection: listening, files, the runtime's own. */
@@ -12,6 +11,8 @@ export interface Limits {
   maxConnections: number;
   /** Seconds that one `recv` or `send`, as a whole, may wait for the peer; then the connection ends. 0: no limit. */
   idleTimeout: number;
+  /** Told of what went wrong: an error that ended one connection, or the text of a warning. */
+  onError?: (error: unknown) => void;
 }
 
 /** `--max-connections` and `--idle-timeout`, for `cli`. */
@@ -44,7 +45,7 @@ export const limitFlags = {
 export async function serve(
   server: ServerSocket,
   handle: (conn: Socket) => Promise<void>,
-  { maxConnections, idleTimeout }: Limits,
+  { maxConnections, idleTimeout, onError = console.error }: Limits,
   open: Int32Array = new Int32Array(2),
   slot = 1,
 ): Promise<void> {
@@ -59,7 +60,7 @@ export async function serve(
       if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
       await handle(conn);
     } catch (error) {
-      warn(error);
+      onError(error);
     } finally {
       conn.close();
       count(-1);
@@ -73,7 +74,7 @@ export async function serve(
     }
     count(-1);
     conn.reset();
-    if (!full) warn(`${max} connections are open: more are refused until one ends`);
+    if (!full) onError(`${max} connections are open: more are refused until one ends`);
     full = true;
   }
 }

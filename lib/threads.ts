@@ -15,17 +15,10 @@ import { lookup } from "node:dns/promises";
 import { availableParallelism } from "node:os";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
-import { answerWrite, warn } from "./cli.ts";
 import { SocketError } from "./errors.ts";
 import { affordable, type Limits, serve } from "./serve.ts";
-import {
-  type Address,
-  connect,
-  listen,
-  lockName,
-  type ServerSocket,
-  type Socket,
-} from "./socket.ts";
+import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
+import { lockName } from "./socket/lock.ts";
 
 export interface ThreadOptions {
   host?: string;
@@ -36,6 +29,8 @@ export interface ThreadOptions {
   relay?: boolean;
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
+  /** Told of what went wrong and did not end the server: a thread that has died. */
+  onError?: (error: unknown) => void;
 }
 
 /** `--threads` and `--relay`, for `cli`. */
@@ -74,7 +69,7 @@ const PREFACE_BYTES = 160;
  * Rejects as `listen` throws: a port that anybody listens on already is in use, threads or not.
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
-  const { host, port, threads, signal } = options;
+  const { host, port, threads, signal, onError = console.error } = options;
   const relay = options.relay || process.platform !== "linux";
   // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
   // without that first; and nobody else asks before our threads have it.
@@ -95,14 +90,14 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const replace = (slot: number, why: string) => {
     if (signal.aborted) return;
     Atomics.sub(open, 0, Atomics.exchange(open, slot + 1, 0)); // its connections died with it
-    warn(`a thread has died (${why}); another takes its place`);
+    onError(`a thread has died (${why}); another takes its place`);
     const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
     restarted[slot] = performance.now() + wait;
     pool[slot] = Bun.sleep(wait).then(() => start(slot));
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.all(pool);
-  if (secret !== null) relayAll(server, pool, secret);
+  if (secret !== null) relayAll(server, pool, secret, onError);
   return address;
 }
 
@@ -164,7 +159,6 @@ async function startThread(
   const address = await Promise.race([
     new Promise<Address>((resolve) => {
       worker.on("message", (message) => {
-        answerWrite(message);
         if ("host" in message) resolve(message);
       });
     }),
@@ -180,14 +174,19 @@ async function startThread(
 
 // Each connection goes to the next Worker in turn; one that is being replaced is waited for. Here,
 // a connection takes three descriptors.
-async function relayAll(server: ServerSocket, pool: Promise<Address>[], secret: string) {
+async function relayAll(
+  server: ServerSocket,
+  pool: Promise<Address>[],
+  secret: string,
+  onError: (error: unknown) => void,
+) {
   let turn = 0;
   const relayNext = (conn: Socket) => {
     const slot = turn++ % pool.length;
     return relayTo(() => pool[slot]!, conn, secret);
   };
   const maxConnections = Math.floor((await affordable(Infinity)) / 3);
-  await serve(server, relayNext, { maxConnections, idleTimeout: 0 });
+  await serve(server, relayNext, { maxConnections, idleTimeout: 0, onError });
 }
 
 async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {

@@ -1,7 +1,7 @@
 // Shows the socket calls of a script as they return, for `--trace`. Everything is wrapped from
 // outside, when it is asked for: the sockets themselves know nothing of it.
 
-import { type Address, formatAddress } from "./errors.ts";
+import { type Address, formatAddress } from "./address.ts";
 import { ServerSocket, Socket } from "./socket.ts";
 
 export type TraceMode = "text" | "mermaid";

@@ -6,8 +6,8 @@ Documented in tutorial 000, "변형 : 에코서버2".
   terminal 2:  bun run scripts/echo-loop-client.ts
 `;
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, clientFlags, print, theirs } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, signal } = cli(help, clientFlags(4000));

@@ -6,8 +6,8 @@ Documented in tutorial 000, "간단한 에코서버".
   terminal 2:  bun run scripts/echo-client.ts
 `;
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 

@@ -6,17 +6,13 @@ Documented in tutorial 000, "변형 : 다중 접속 에코 서버".
   terminal 2:  bun run scripts/echo-loop-client.ts        (and a third terminal, and a fourth)
 `;
 
-import { cli, print, serverFlags } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
+import { formatAddress } from "../lib/address.ts";
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
-const { host, port, threads, relay, signal, ...limits } = cli(help, {
-  ...serverFlags(4000),
-  ...limitFlags,
-  ...threadFlags,
-});
+const flags = cli(help, { ...serverFlags(4000), ...limitFlags, ...threadFlags });
 
 async function echo(conn: Socket): Promise<void> {
   for await (const chunk of conn) await conn.sendAll(chunk);
@@ -24,8 +20,8 @@ async function echo(conn: Socket): Promise<void> {
 
 // This file runs once in the main thread, and once more in each of the threads.
 if (Bun.isMainThread) {
-  const address = await startThreads(import.meta.url, { host, port, threads, relay, signal });
+  const address = await startThreads(import.meta.url, { ...flags, onError: warn });
   print(`listening on ${formatAddress(address)}`);
 } else {
-  await acceptLoop(echo, limits);
+  await acceptLoop(echo, { ...flags, onError: warn });
 }

@@ -7,8 +7,8 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
   terminal 2:  bun run scripts/http-client.ts --path /hello
 `;
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, clientFlags, refuse, write } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { connect } from "../lib/socket.ts";
 
 const MAX_HEAD = 64 * 1024;

@@ -10,8 +10,8 @@ that do not block (this script), and select (see select-server.ts). In its code 
 runs in the very thread that accepts; what was meant is ct.start().
 `;
 
-import { cli, print, serverFlags } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
+import { formatAddress } from "../lib/address.ts";
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
@@ -22,7 +22,7 @@ const LINGER_MS = 1_000;
 const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8000), ...limitFlags });
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, answer, limits);
+await serve(server, answer, { ...limits, onError: warn });
 
 async function answer(conn: Socket): Promise<void> {
   const head = await receiveHead(conn);

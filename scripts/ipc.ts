@@ -11,8 +11,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, print } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { connect, listen, type ServerSocket } from "../lib/socket.ts";
 
 const { path, port, signal } = cli(help, {

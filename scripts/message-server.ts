@@ -7,8 +7,8 @@ Documented in tutorial 003, "Using a Socket" (MySocket).
   terminal 2:  bun run scripts/message-client.ts
 `;
 
-import { cli, print, serverFlags } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
+import { formatAddress } from "../lib/address.ts";
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -28,7 +28,7 @@ const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: le
 
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, echo, limits);
+await serve(server, echo, { ...limits, onError: warn });
 
 async function echo(conn: Socket): Promise<void> {
   for await (const message of messages(conn, framings[framing])) {

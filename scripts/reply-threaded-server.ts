@@ -7,17 +7,13 @@ Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
   terminal 2:  nc 127.0.0.1 8080                           (and a third terminal, and a fourth)
 `;
 
-import { cli, print, serverFlags } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
+import { formatAddress } from "../lib/address.ts";
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
-const { host, port, threads, relay, signal, ...limits } = cli(help, {
-  ...serverFlags(8080),
-  ...limitFlags,
-  ...threadFlags,
-});
+const flags = cli(help, { ...serverFlags(8080), ...limitFlags, ...threadFlags });
 
 async function reply(conn: Socket): Promise<void> {
   await print(`Client connected: ${formatAddress(conn.remoteAddress)}`);
@@ -31,9 +27,9 @@ async function reply(conn: Socket): Promise<void> {
 
 // This file runs once in the main thread, and once more in each of the threads.
 if (Bun.isMainThread) {
-  const address = await startThreads(import.meta.url, { host, port, threads, relay, signal });
+  const address = await startThreads(import.meta.url, { ...flags, onError: warn });
   print("Server is running...");
   print(`listening on ${formatAddress(address)}`);
 } else {
-  await acceptLoop(reply, limits);
+  await acceptLoop(reply, { ...flags, onError: warn });
 }

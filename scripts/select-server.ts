@@ -6,8 +6,8 @@ Documented in tutorial 003, "Non-blocking Sockets".
   terminal 2:  bun run scripts/echo-loop-client.ts --port 5000    (and a third terminal, and a fourth)
 `;
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { select } from "../lib/select.ts";
 import { affordable, limitFlags } from "../lib/serve.ts";
 import { listen, type ServerSocket, type Socket } from "../lib/socket.ts";

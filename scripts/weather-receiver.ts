@@ -7,8 +7,8 @@ Documented in tutorial 001, "Server".
   terminal 2:  bun run scripts/weather-sender.ts
 `;
 
+import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
-import { formatAddress } from "../lib/errors.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -33,7 +33,7 @@ using server = listen({ host: ip, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
 print("waiting for a connection");
-await serve(server, receive, limits);
+await serve(server, receive, { ...limits, onError: warn });
 
 async function receive(conn: Socket): Promise<void> {
   await print(`connection from ${formatAddress(conn.remoteAddress)}`);

@@ -1,4 +1,4 @@
-// lib/socket.ts and lib/connection.ts through real sockets: every promise that they make.
+// lib/socket.ts through real sockets: every promise that they make.
 
 import { existsSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,6 +1,9 @@
 // What waits at a socket: bytes that came before anybody asked for them, and sends that the kernel
 // had no room for yet.
 
+/** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
+export const CHUNK = 1024 * 1024;
+
 /** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
 export class Inbox {
   #bytes: Buffer;

@@ -1,10 +1,18 @@
 // A socket's two sides as Web Streams, for code that speaks those. Each stands on the verbs alone,
 // and the one side never closes the other.
 
-import { CHUNK, type Socket } from "./connection.ts";
+import { CHUNK } from "./queues.ts";
+
+/** What the sides need of a connection. */
+interface Connection {
+  recv(maxBytes: number, options: { signal: AbortSignal }): Promise<Buffer>;
+  sendAll(data: Uint8Array): Promise<void>;
+  shutdown(how: "write"): void;
+  reset(): void;
+}
 
 /** What `conn.readable` is. */
-export function readableSide(conn: Socket): ReadableStream<Uint8Array> {
+export function readableSide(conn: Connection): ReadableStream<Uint8Array> {
   const cancelled = new AbortController();
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
@@ -19,7 +27,7 @@ export function readableSide(conn: Socket): ReadableStream<Uint8Array> {
 }
 
 /** What `conn.writable` is. */
-export function writableSide(conn: Socket): WritableStream<Uint8Array> {
+export function writableSide(conn: Connection): WritableStream<Uint8Array> {
   return new WritableStream<Uint8Array>({
     // Not in abort(): that would wait for a write which may never end.
     start(controller) {

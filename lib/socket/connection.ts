@@ -1,4 +1,4 @@
-// One connection and its verbs: recv, send, shutdown, close. `lib/socket.ts` makes them.
+// One connection and its verbs: recv, send, shutdown, close. `connect` and `accept` make them.
 //
 // Bun calls back when bytes have come; those that nobody asked for yet wait in the inbox, and above
 // a limit Bun stops reading, so that the kernel's window closes and the peer has to wait. Bun's
@@ -9,15 +9,14 @@
 
 import { Alarm } from "./alarm.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
-import { type Address, SocketError, type Syscall } from "./errors.ts";
-import { Inbox, Outbox } from "./queues.ts";
+import type { Address } from "../address.ts";
+import { SocketError, type Syscall } from "../errors.ts";
+import { CHUNK, Inbox, Outbox } from "./queues.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
 import { readableSide, writableSide } from "./streams.ts";
 
 /** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
 const INBOX_LIMIT = 64 * 1024;
-/** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
-export const CHUNK = 1024 * 1024;
 
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();

@@ -5,7 +5,7 @@
 
 import { existsSync, readFileSync, statSync, unlinkSync } from "node:fs";
 
-import { lockName } from "./socket.ts";
+import { lockName } from "./lock.ts";
 
 export { resolve as absolute } from "node:path";
 

@@ -1,0 +1,166 @@
+// A listening socket: the queue of connections that wait for `accept()`, and its limit.
+
+import { type Address, isPath } from "../address.ts";
+import { SocketError } from "../errors.ts";
+import { checkCount } from "./check.ts";
+import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
+import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
+import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
+
+/** A listening socket. It carries no data: each `accept()` gives a new `Socket` that does. */
+export class ServerSocket implements Disposable, AsyncIterable<Socket> {
+  /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
+  readonly address: Address;
+  readonly #listener: Bun.SocketListener<Owner>;
+  readonly #backlog: number;
+  readonly #change = new Change();
+  #queue: Socket[] = [];
+  #accepted = 0;
+  #trimming = false;
+  #closed = false;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onAbort = () => this.close();
+
+  /** @internal Use `listen()`. */
+  constructor(options: ListenOptions) {
+    const { backlog = 511, reusePort = false, signal } = options;
+    this.#backlog = checkCount("backlog", backlog, 1);
+    const { address, own } = checkAddress(options, 0);
+    const file = "path" in options;
+    try {
+      using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
+      const shared = { ...own, reusePort };
+      this.#listener = Bun.listen({ ...shared, data: this });
+    } catch (cause) {
+      throw systemError(cause, "listen", address);
+    }
+    this.address = file ? address : boundAddress(this.#listener);
+    this.#signal = signal;
+    signal?.addEventListener("abort", this.#onAbort);
+    if (signal?.aborted) this.close();
+  }
+
+  /**
+   * Waits for the next connection. Whose it is tells its `remoteAddress`. Python's `accept`, accept(2).
+   *
+   * Rejects with `EBADF` when the server is closed, or with the signal's reason.
+   */
+  async accept({ signal }: WaitOptions = {}): Promise<Socket> {
+    const wake = () => this.#change.now();
+    signal?.addEventListener("abort", wake);
+    try {
+      for (;;) {
+        signal?.throwIfAborted();
+        const conn = this.#next();
+        if (conn !== null) return conn;
+        await this.#change.wait();
+      }
+    } finally {
+      signal?.removeEventListener("abort", wake);
+    }
+  }
+
+  /** The next connection, or null when none waits. */
+  tryAccept(): Socket | null {
+    return this.#next();
+  }
+
+  /** Resolves when `tryAccept` would not return null. */
+  async waitReadable(): Promise<void> {
+    while (!(this.poll() & POLLIN)) {
+      if (this.#closed) throw this.#closedError();
+      await this.#change.wait();
+    }
+  }
+
+  /** The connections as they come, until the server is closed. Breaking out closes nothing. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Socket, void, undefined> {
+    while (!this.#closed) {
+      const conn = this.#next();
+      if (conn !== null) yield conn;
+      else await this.#change.wait();
+    }
+  }
+
+  /**
+   * Stops listening. Accepted connections live on; those that nobody accepted are reset, as the
+   * kernel does it. A waiting `accept` rejects with `EBADF`. Twice is fine.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#signal?.removeEventListener("abort", this.#onAbort);
+    this.#listener.stop();
+    for (const conn of this.#queue.splice(0)) conn.reset();
+    this.#changed();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** What would not have to wait, as bits: poll(2) on this one socket, right now. */
+  poll(): number {
+    if (this.#closed) return POLLNVAL;
+    // A connection that its peer has reset is not worth accepting.
+    while (this.#queue[0] !== undefined && isBroken(this.#queue[0])) this.#queue.shift()?.close();
+    return this.#queue.length > 0 ? POLLIN : 0;
+  }
+
+  /** @internal Bun has accepted a connection. */
+  opened(handle: Handle): void {
+    if (this.#closed) return handle.terminate();
+    const unknown = isPath(this.address.host) ? this.address : { host: "", port: 0 };
+    const conn = new Socket(handle, this.address, unknown);
+    const { host, port } = conn.remoteAddress;
+    // A peer that has reset by now has no address any more.
+    if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
+    this.#queue.push(conn);
+    if (this.#queue.length > this.#backlog) this.#trim();
+    this.#changed();
+  }
+
+  // The non-blocking core: null while nobody waits.
+  #next(): Socket | null {
+    if (this.poll() & POLLNVAL) throw this.#closedError();
+    const conn = this.#queue.shift();
+    if (conn === undefined) return null;
+    this.#accepted++;
+    return conn;
+  }
+
+  // Bun empties the kernel's queue in one go, so a burst is here before an accept loop has had a
+  // turn. Who is one too many shows after it; and while the server takes some each turn, nobody is.
+  #trim(): void {
+    if (this.#trimming) return;
+    this.#trimming = true;
+    const before = this.#accepted;
+    setImmediate(() => {
+      this.#trimming = false;
+      this.#queue = this.#queue.filter((conn) => !isBroken(conn));
+      if (this.#queue.length <= this.#backlog) return;
+      if (this.#accepted > before) return this.#trim();
+      for (const conn of this.#queue.splice(this.#backlog)) conn.reset();
+    });
+  }
+
+  #changed(): void {
+    this.#change.now();
+    anyChange.now();
+  }
+
+  #closedError(): SocketError {
+    return new SocketError("EBADF", "accept", this.address);
+  }
+}
+
+function isBroken(conn: Socket): boolean {
+  return (conn.poll() & POLLERR) !== 0;
+}
+
+// getsockname(2) fills in the object that it is given. Bun has it, though its types leave it out.
+function boundAddress(listener: Bun.SocketListener<Owner>): Address {
+  const name = { address: "", port: 0 };
+  (listener as unknown as { getsockname(into: object): void }).getsockname(name);
+  return { host: name.address, port: name.port };
+}
