@@ -5,7 +5,7 @@
 
 import { describe } from "./cli/describe.ts";
 import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
-import { answerWrites, write } from "./cli/output.ts";
+import { answerWrites, noteWriter, write } from "./cli/output.ts";
 import type { TraceMode } from "./trace.ts";
 
 export { clientFlags, serverFlags } from "./cli/flags.ts";
@@ -18,9 +18,10 @@ const GRACE_MS = 1_000;
 const COMMON = {
   trace: {
     type: "choice",
-    choices: ["off", "text", "mermaid"],
+    choices: ["off", "text", "json"],
     default: "off",
-    about: "show each socket call as it returns; --trace=mermaid: as a sequence diagram at the end",
+    env: "SOCKET_TRACE", // what a script starts is traced as well: watch.ts sets it
+    about: "show each socket call as it returns; --trace=json: for programs, an object a line",
   },
   help: { type: "boolean", about: "this text" },
 } as const satisfies Flags;
@@ -61,7 +62,7 @@ export function cli<const F extends Flags>(
       console.log(helpText(help, all));
       process.exit(0);
     }
-    if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode);
+    if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode, noteWriter());
     return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
   } catch (error) {
     return refuse((error as Error).message);

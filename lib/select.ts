@@ -3,6 +3,7 @@
 import { SocketError } from "./errors.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 import { MAX_DELAY } from "./socket/alarm.ts";
+import { calls } from "./socket/calls.ts";
 import { checkTimeout } from "./socket/check.ts";
 import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
 
@@ -21,12 +22,21 @@ import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readines
  * const [readable] = await select([server, ...clients], [], [], 60_000);
  * if (readable.length === 0) console.log("nothing for a minute");
  */
-export async function select(
+export function select(
   readers: Iterable<ServerSocket | Socket>,
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs?: number,
 ): Promise<[readable: (ServerSocket | Socket)[], writable: Socket[], inError: Socket[]]> {
+  return calls.run("select", wait, readers, writers, errors, timeoutMs);
+}
+
+async function wait(
+  readers: Iterable<ServerSocket | Socket>,
+  writers: Iterable<Socket>,
+  errors: Iterable<Socket>,
+  timeoutMs: number | undefined,
+): ReturnType<typeof select> {
   const [r, w, e] = [[...readers], [...writers], [...errors]];
   if (timeoutMs === undefined && r.length + w.length + e.length === 0) {
     throw new RangeError("select() with no sockets and no timeout would wait for ever");

@@ -8,6 +8,7 @@
 import type { Address } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import { MAX_DELAY } from "./socket/alarm.ts";
+import { calls } from "./socket/calls.ts";
 import { checkTimeout } from "./socket/check.ts";
 import { type Handle, type Owner, Socket } from "./socket/connection.ts";
 import { ServerSocket } from "./socket/server.ts";
@@ -36,7 +37,7 @@ const ANY: Address = { host: "0.0.0.0", port: 0 };
  * for await (const conn of server) conn.close();
  */
 export function listen(options: ListenOptions): ServerSocket {
-  return new ServerSocket(options);
+  return calls.run("listen", (wanted) => new ServerSocket(wanted), options);
 }
 
 /**
@@ -48,7 +49,11 @@ export function listen(options: ListenOptions): ServerSocket {
  * using conn = await connect({ port: 4000, timeout: 5_000 });
  * await conn.sendAll("hello");
  */
-export async function connect(options: ConnectOptions): Promise<Socket> {
+export function connect(options: ConnectOptions): Promise<Socket> {
+  return calls.run("connect", dial, options);
+}
+
+async function dial(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
   const { address, own } = checkAddress(options, 1);
   const near = "path" in options ? address : ANY;

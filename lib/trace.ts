@@ -1,247 +1,300 @@
 // Shows the socket calls of a script as they return, for `--trace`. Everything is wrapped from
-// outside, when it is asked for: the sockets themselves know nothing of it.
+// outside, when it is asked for: the sockets themselves know nothing of it. Nothing is kept, so memory
+// is bounded however long a script runs.
+
+import { isMainThread, threadId } from "node:worker_threads";
 
 import { type Address, formatAddress } from "./address.ts";
+import { SocketError } from "./errors.ts";
 import { ServerSocket, Socket } from "./socket.ts";
+import { calls } from "./socket/calls.ts";
+import { POLLNVAL } from "./socket/readiness.ts";
 
-export type TraceMode = "text" | "mermaid";
+export type TraceMode = "text" | "json";
 
-const SOCKET_CALLS = [
-  ...["recv", "recvExactly", "tryRecv", "unrecv", "send", "sendAll", "trySend"],
-  ...["waitReadable", "waitWritable", "shutdown", "close", "reset"],
-  ...["setTimeout", "setNoDelay", "setKeepAlive"],
-];
-const SERVER_CALLS = ["accept", "tryAccept", "waitReadable", "close"];
+/** What is wrapped: every method of these, but for those that only look. A new one needs nothing here. */
+const CLASSES = { conn: Socket, server: ServerSocket };
+const NOT_SHOWN = ["constructor", "poll", "opened"];
 
-/** One call that has returned: `result` is what it gave, or the error it failed with. */
+/** One call that has returned, as `--trace=json` writes it: a line each, and no more fields than apply. */
+export interface TracedCall {
+  /** When it returned and when it began, in ms since 1970. */
+  time: number;
+  began: number;
+  pid: number;
+  /** Which thread, for all but the main one. */
+  thread?: number;
+  /** The socket whose method it is: `conn#1`, `server#1`. None for `listen`, `connect`, `select`. */
+  on?: string;
+  call: string;
+  /** Its arguments and its outcome as `--trace` shows them. */
+  args: string;
+  result: string;
+  /** The bytes that were sent or received: how many, and the first of them, `"text"` or `68 65 78`. */
+  bytes?: number;
+  data?: string;
+  /** Of a datagram: where it went, or came from. */
+  peer?: string;
+  /** The socket that it gave, with its addresses. */
+  made?: { name: string; local: string; remote?: string };
+  /** The error that it failed with: its code, where it has one. */
+  error?: string;
+}
+
+/** A socket call: what it was called with, and from when on. `closed`: it was called on a closed socket. */
 interface Call {
-  on: Socket | ServerSocket | null;
+  on: object | null;
   name: string;
   args: unknown[];
-  result: unknown;
+  began: number;
+  closed: boolean;
 }
 
 /**
- * From now on, tells of every socket call on stderr: as a line when it returns, or, for `"mermaid"`,
- * as a sequence diagram of them all when the process ends.
+ * From now on, writes a line about every socket call when it returns: for people, or, with `"json"`,
+ * a `TracedCall`. A call that failed is shown with the error's code; what ended a call without being
+ * an error (the peer's FIN, a signal, a `close` of our own) is named.
  *
  * @example
- * 12 ms  conn#1 127.0.0.1:53122  recv(1024) -> 5 bytes "hello"
+ * startTrace("text", console.error);
+ * // 14:03:07.512  conn#1 127.0.0.1:53122  recv(1024) -> 5 bytes "hello"
  */
-export function startTrace(mode: TraceMode): void {
-  const diagram = new Diagram();
-  const tell = (call: Call) => {
-    if (mode === "mermaid") diagram.add(call);
-    else console.error(toLine(call));
+export function startTrace(mode: TraceMode, write: (line: string) => void): void {
+  tell = (call, outcome, failed) => {
+    const told = describe(call, outcome, failed);
+    write(mode === "json" ? JSON.stringify(told) : toLine(told, call.on));
   };
-  if (mode === "mermaid") process.on("exit", () => console.error(diagram.toString()));
-  for (const name of SOCKET_CALLS) wrap(Socket.prototype, name, tell);
-  for (const name of SERVER_CALLS) wrap(ServerSocket.prototype, name, tell);
-  wrapAcceptLoop(tell);
-  wrapOpening(tell);
+  for (const { prototype } of Object.values(CLASSES)) wrapMethods(prototype);
+  wrapAcceptLoop();
+  const { run } = calls;
+  calls.run = (name, call, ...args) => {
+    // Of what can be gone through only once, we are not to take anything.
+    const kept = args.map((arg) => (isList(arg) ? [...arg] : arg)) as typeof args;
+    return watch(null, name, kept, () => run(name, call, ...kept));
+  };
 }
+
+let tell: (call: Call, outcome: unknown, failed: boolean) => void;
+
+const thread = isMainThread ? undefined : threadId;
 
 // ---- wrapping
 
-type Tell = (call: Call) => void;
-
-// A call made by another call is part of that one.
-let inside = false;
-
-function wrap(prototype: any, name: string, tell: Tell): void {
-  const original = prototype[name];
-  prototype[name] = function (this: Socket | ServerSocket, ...args: unknown[]): unknown {
-    if (inside) return original.apply(this, args);
-    return watch({ on: this, name, args }, tell, () => {
-      inside = true;
-      try {
-        return original.apply(this, args);
-      } finally {
-        inside = false;
-      }
-    });
-  };
+function wrapMethods(prototype: any): void {
+  for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
+    if (typeof value !== "function" || NOT_SHOWN.includes(name)) continue;
+    prototype[name] = function (this: object, ...args: unknown[]): unknown {
+      return watch(this, name, args, () => value.apply(this, args));
+    };
+  }
 }
 
 // A step of a `for await` over a server is an accept. (Over a socket it calls recv, as it is.)
-function wrapAcceptLoop(tell: Tell): void {
+function wrapAcceptLoop(): void {
   const original = ServerSocket.prototype[Symbol.asyncIterator];
-  const value = ({ result, ...call }: Call) => {
-    const step = result as IteratorResult<Socket, void>;
-    tell({ ...call, result: result instanceof Error ? result : (step.value ?? END) });
-  };
   ServerSocket.prototype[Symbol.asyncIterator] = function (this: ServerSocket) {
     const steps = original.call(this);
     const next = steps.next.bind(steps);
-    steps.next = () => watch({ on: this, name: "accept", args: [] }, value, next);
+    steps.next = () => watch(this, "accept", [], next);
     return steps;
   };
 }
 
-// `listen` and `connect` are functions, not methods: what they call of Bun is wrapped.
-function wrapOpening(tell: Tell): void {
-  const { listen, connect } = Bun as any;
-  (Bun as any).listen = (options: any) => {
-    const args = [options.unix ?? `${options.hostname}:${options.port}`];
-    const listener = watch({ on: null, name: "listen", args }, failuresOnly(tell), () =>
-      listen.call(Bun, options),
-    );
-    // The ServerSocket is complete a moment later.
-    queueMicrotask(() => tell({ on: null, name: "listen", args, result: options.data }));
-    return listener;
-  };
-  (Bun as any).connect = (options: any) => {
-    const args = [options.unix ?? `${options.hostname}:${options.port}`];
-    const opened = (handle: any) => {
-      options.data.opened(handle);
-      tell({ on: null, name: "connect", args, result: handle.data });
-    };
-    return watch({ on: null, name: "connect", args }, failuresOnly(tell), () =>
-      connect.call(Bun, { ...options, data: { opened } }),
-    );
-  };
-}
+// A call made by another call is part of that one.
+let inside = false;
 
-function failuresOnly(tell: Tell): Tell {
-  return (call) => {
-    if (call.result instanceof Error) tell(call);
-  };
-}
-
-function watch(call: Omit<Call, "result">, tell: Tell, run: () => any): any {
-  const returned = (result: unknown) => {
-    tell({ ...call, result });
-    return result;
+function watch(on: object | null, name: string, args: unknown[], run: () => any): any {
+  if (inside) return run();
+  const call = { on, name, args, began: now(), closed: [on, ...args.flat()].some(isClosed) };
+  const returned = (value: unknown) => {
+    tell(call, value, false);
+    return value;
   };
   const failed = (error: unknown) => {
-    tell({ ...call, result: error instanceof Error ? error : new Error(Bun.inspect(error)) });
+    tell(call, error, true);
     throw error;
   };
   let result: unknown;
+  inside = true;
   try {
     result = run();
   } catch (error) {
     return failed(error);
+  } finally {
+    inside = false;
   }
   return result instanceof Promise ? result.then(returned, failed) : returned(result);
 }
 
+function isClosed(socket: any): boolean {
+  return typeof socket?.poll === "function" && (socket.poll() & POLLNVAL) !== 0;
+}
+
+function isList(value: unknown): value is Iterable<unknown> {
+  const list = typeof value === "object" && value !== null && Symbol.iterator in value;
+  return list && !(value instanceof Uint8Array);
+}
+
+// Finer than Date.now(), so that the calls of two processes can be put in order.
+function now(): number {
+  return performance.timeOrigin + performance.now();
+}
+
 // ---- telling
 
-const END = Symbol("a for-await over a server has ended");
+function describe(call: Call, outcome: any, failed: boolean): TracedCall {
+  const { on, name, args, began } = call;
+  const made = [outcome, outcome?.value].find(isSocket);
+  const time = now();
+  return {
+    ...{ time, began, pid: process.pid, thread, on: on === null ? undefined : nameOf(on) },
+    call: name,
+    args: args
+      .map(isSend(name) ? preview : show)
+      .filter(Boolean)
+      .join(", "),
+    result: failed ? failure(call, outcome) : success(call, outcome),
+    ...moved(call, outcome, failed),
+    made: made && { name: nameOf(made), ...addresses(made) },
+    error: failed ? (outcome?.code ?? String(outcome)) : undefined,
+  };
+}
+
+function toLine({ time, call, args, result }: TracedCall, on: object | null): string {
+  const clock = new Date(time).toTimeString().slice(0, 8); // as the clock on the wall shows it
+  const ms = String(Math.trunc(time) % 1000).padStart(3, "0");
+  const who = [thread && `thread ${thread}`, on && fullName(on)].filter(Boolean).join(" ");
+  return [`${clock}.${ms}`, who, `${call}(${args})${result && ` -> ${result}`}`]
+    .filter(Boolean)
+    .join("  ");
+}
+
+/** What a call gave, in words; nothing for one that gives nothing. */
+function success({ on, name }: Call, outcome: any): string {
+  if (outcome === undefined || name === "sendAll") return "";
+  if (outcome === null) return "would block";
+  if (outcome.done) return "closed"; // the accept loop's
+  if (outcome.done === false) return fullName(outcome.value);
+  if (isSocket(outcome)) return fullName(outcome);
+  if (name === "select") {
+    const nothing = outcome.flat().length === 0 ? " (time is up)" : "";
+    return outcome.map(show).join(", ") + nothing;
+  }
+  const isEnd = on instanceof Socket && /^(tryR|r)ecv$/.test(name) && outcome.length === 0;
+  if (isEnd) return "EOF";
+  return Array.isArray(outcome) ? `${preview(outcome[0])} from ${show(outcome[1])}` : show(outcome);
+}
+
+/** How a call ended that gave nothing. */
+function failure({ args, closed }: Call, error: any): string {
+  const signal = args.map((arg: any) => arg?.signal).find((signal) => signal?.aborted);
+  if (signal !== undefined && error === signal.reason) {
+    const why = error instanceof DOMException ? error.name : reason(error);
+    return why === "AbortError" ? "aborted" : `aborted (${why})`;
+  }
+  if (!(error instanceof SocketError)) return reason(error);
+  const { code, partial, bytesSent, cause } = error;
+  if (code === "EBADF" && !closed) return "closed"; // by us, while it waited
+  if (partial?.length === 0) return (cause as { code?: string })?.code ?? "EOF";
+  if (partial !== undefined) return `${code} after ${preview(partial)}`;
+  return bytesSent ? `${code} after ${bytesSent} bytes` : code;
+}
+
+/** Whatever was thrown, in one line. */
+function reason(thrown: any): string {
+  const text = thrown?.message ?? (typeof thrown === "string" ? thrown : Bun.inspect(thrown));
+  return String(text).replace(/,?\s+(?=})|\s+/g, " ");
+}
+
+/** The bytes that went or came. */
+function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial<TracedCall> {
+  if (isSend(name) && (typeof args[0] === "string" || args[0] instanceof Uint8Array)) {
+    const all = Buffer.from(args[0] as string);
+    const taken = failed ? (outcome?.bytesSent ?? 0) : outcome === false ? 0 : all.length;
+    const bytes = typeof outcome === "number" && name !== "sendAll" ? outcome : taken;
+    const peer = args[1] ?? (on as { peer?: Address } | null)?.peer;
+    const sign = name === "unrecv" ? -1 : 1; // it undoes a recv
+    return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer: peer && show(peer) };
+  }
+  const [came, from] = Array.isArray(outcome) ? outcome : [failed ? outcome?.partial : outcome];
+  if (!(came instanceof Uint8Array)) return {};
+  return { bytes: came.length, data: content(came), peer: from && show(from) };
+}
+
+function isSend(name: string): boolean {
+  return /^(send|trySend|unrecv)/.test(name);
+}
+
+/** A value in few words; none for what says nothing (an option that was left out, a signal). */
+function show(value: any): string {
+  if (value === undefined || typeof value === "function") return "";
+  if (isSocket(value)) return nameOf(value);
+  if (value instanceof Uint8Array) return preview(value);
+  if (isList(value)) return `[${listed([...value].map(show))}]`;
+  if (typeof value !== "object" || value === null) return String(value);
+  if (value.port === undefined && value.path === undefined) return "";
+  const { path, host = "127.0.0.1", port, tls } = value;
+  return (path ?? formatAddress({ host, port })) + (tls ? ", tls" : "");
+}
+
+const MAX_LISTED = 16;
+
+function listed(names: string[]): string {
+  const more = names.length > MAX_LISTED ? [`… ${names.length - MAX_LISTED} more`] : [];
+  return [...names.slice(0, MAX_LISTED), ...more].join(", ");
+}
+
+/** How many bytes, and the first of them. */
+function preview(data: unknown): string {
+  if (typeof data !== "string" && !(data instanceof Uint8Array)) return show(data);
+  const bytes = Buffer.from(data);
+  return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${content(bytes)}`.trimEnd();
+}
+
+/** The first bytes: as text where they are text that no terminal takes for a command. */
+function content(bytes: Uint8Array): string {
+  const head = bytes.subarray(0, 32);
+  const isCut = bytes.length > head.length;
+  const hex = () =>
+    Buffer.from(head)
+      .toString("hex")
+      .replace(/..(?=.)/g, "$& ");
+  const more = isCut ? "…" : "";
+  try {
+    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+    const text = decoder.decode(head, { stream: isCut }); // cut, it may end within a character
+    const isText = !/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/.test(text);
+    return (isText ? text && JSON.stringify(text) : hex()) + more;
+  } catch {
+    return hex() + more;
+  }
+}
+
+// ---- names
 
 const names = new WeakMap<object, string>();
 const counts = { conn: 0, server: 0 };
 
-function nameOf(socket: Socket | ServerSocket): string {
+function isSocket(value: unknown): value is object {
+  return Object.values(CLASSES).some((kind) => value instanceof kind);
+}
+
+function nameOf(socket: object): string {
   const known = names.get(socket);
   if (known !== undefined) return known;
-  const kind = socket instanceof Socket ? "conn" : "server";
-  const name = `${kind}#${++counts[kind]} ${formatAddress(addressOf(socket))}`;
+  const [kind] = Object.entries(CLASSES).find(([, kind]) => socket instanceof kind)!;
+  const name = `${kind}#${++counts[kind as keyof typeof counts]}`;
   names.set(socket, name);
   return name;
 }
 
-function addressOf(socket: Socket | ServerSocket): Address {
-  return socket instanceof Socket ? socket.remoteAddress : socket.address;
+function fullName(socket: object): string {
+  const { local, remote = local } = addresses(socket);
+  return `${nameOf(socket)} ${remote}`;
 }
 
-function toLine({ on, name, args, result }: Call): string {
-  const time = `${Math.round(performance.now())} ms`;
-  const subject = on === null ? "" : `  ${nameOf(on)}`;
-  const isData = /send|unrecv/i.test(name);
-  const shown = args
-    .filter((arg) => typeof arg !== "object" || arg === null || arg instanceof Uint8Array)
-    .map((arg) => (isData ? preview(arg as string) : String(arg)));
-  const outcome = result === undefined ? "" : ` -> ${show(result)}`;
-  return `${time}${subject}  ${name}(${shown.join(", ")})${outcome}`;
-}
-
-function show(value: unknown): string {
-  if (value === null) return "would block";
-  if (value === END) return "closed";
-  if (value instanceof Socket || value instanceof ServerSocket) return nameOf(value);
-  if (value instanceof Error) return (value as Error & { code?: string }).code ?? value.message;
-  if (value instanceof Uint8Array) return value.length === 0 ? "EOF" : preview(value);
-  return String(value);
-}
-
-/** How many bytes, and the first of them: as text where they are text. */
-function preview(data: unknown): string {
-  if (typeof data !== "string" && !(data instanceof Uint8Array)) return String(data);
-  const bytes = Buffer.from(data);
-  const head = bytes.subarray(0, 32);
-  const text = head.toString().replace(/\ufffd+$/, ""); // may be cut within a character
-  const more = bytes.length > head.length ? "…" : "";
-  const isText = !/[\ufffd\0-\x08\x0e-\x1f\x7f-\x9f]/.test(text) && text !== "";
-  const shown = isText ? JSON.stringify(text) : head.toString("hex").replace(/..(?=.)/g, "$& ");
-  return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${shown}${more}`;
-}
-
-/** The calls as a Mermaid sequence diagram: this script's end of each connection, and the peer's. */
-class Diagram {
-  readonly #lines: string[] = [];
-  readonly #ours = new Set<string>();
-  readonly #ends = new Map<string, string>();
-
-  add({ on, name, args, result }: Call): void {
-    const conn = result instanceof Socket ? result : on;
-    if (!(conn instanceof Socket)) {
-      if (!(result instanceof ServerSocket)) return;
-      this.#ours.add(formatAddress(result.address));
-      return this.#note(result.address, "listen");
-    }
-    const [near, far] = [conn.localAddress, conn.remoteAddress];
-    this.#ours.add(formatAddress(near));
-    if (result instanceof Error) return this.#note(near, `${name}: ${show(result)}`);
-    if (name === "connect") return this.#arrow(near, far, "connect");
-    if (name === "accept" || name === "tryAccept") return this.#receive(far, near, "accept");
-    if (name === "shutdown" && args[0] === "read") return this.#note(near, "shutdown read");
-    if (name === "shutdown") return this.#arrow(near, far, `FIN (shutdown ${args[0]})`);
-    if (name === "close" || name === "reset") return this.#arrow(near, far, name);
-    if (/send/i.test(name)) {
-      const took = typeof result === "number" ? result : Infinity; // sendAll takes all
-      const sent = Buffer.from(args[0] as string).subarray(0, took);
-      return sent.length > 0 ? this.#arrow(near, far, preview(sent)) : undefined;
-    }
-    if (/recv/i.test(name) && name !== "unrecv" && result !== null) {
-      this.#receive(far, near, show(result));
-    }
-  }
-
-  toString(): string {
-    const ends = [...this.#ends].map(([address, id]) => {
-      const ours = this.#ours.has(address) ? "this script" : "the peer";
-      return `  participant ${id} as ${ours}, ${address}`;
-    });
-    return ["sequenceDiagram", ...ends, ...this.#lines].join("\n");
-  }
-
-  // Where both ends are ours, the other one's send has drawn the arrow.
-  #receive(far: Address, near: Address, text: string): void {
-    if (this.#ours.has(formatAddress(far))) this.#note(near, text);
-    else this.#arrow(far, near, text);
-  }
-
-  #arrow(from: Address, to: Address, text: string): void {
-    const head = /^(FIN|EOF|close|reset)/.test(text) ? "--)" : "->>";
-    this.#lines.push(`  ${this.#end(from)}${head}${this.#end(to)}: ${escapeText(text)}`);
-  }
-
-  #note(at: Address, text: string): void {
-    this.#lines.push(`  Note over ${this.#end(at)}: ${escapeText(text)}`);
-  }
-
-  #end(address: Address): string {
-    const known = this.#ends.get(formatAddress(address));
-    if (known !== undefined) return known;
-    const id = `end${this.#ends.size + 1}`;
-    this.#ends.set(formatAddress(address), id);
-    return id;
-  }
-}
-
-// In Mermaid, # begins a character's code, and ; ends the line.
-function escapeText(text: string): string {
-  return text.replace(/[#;]/g, (sign) => `#${sign.charCodeAt(0)};`);
+function addresses(socket: any): { local: string; remote?: string } {
+  const { address, localAddress = address, remoteAddress } = socket;
+  const remote = remoteAddress && formatAddress(remoteAddress);
+  return { local: formatAddress(localAddress), remote };
 }

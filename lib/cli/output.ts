@@ -18,12 +18,41 @@ export async function write(text: string | Uint8Array): Promise<void> {
     stdout ??= Bun.stdout.writer();
     stdout.write(text);
     await stdout.flush();
+    if (openLine !== null) openLine = (openLine + text).slice(-MAX_OPEN).replace(/^.*\n/s, "");
   } catch (error) {
     const { code = "" } = error as { code?: string };
     if (code === "EPIPE") process.exit(0);
     console.error(`error: cannot write to stdout: ${reason(code)}`);
     process.exit(1);
   }
+}
+
+/** What stdout has begun and not ended, where notes share the terminal with it. */
+let openLine: string | null = null;
+const MAX_OPEN = 1_000; // characters
+
+/**
+ * Gives what writes a line to stderr for `--trace`. Where that is the terminal on which stdout is, too,
+ * a line that stdout has begun (`>`) moves down below it, instead of running into it.
+ */
+export function noteWriter(): (line: string) => void {
+  const { isatty } = require("node:tty") as typeof import("node:tty");
+  if (!Bun.isMainThread || !isatty(1) || !isatty(2)) return console.error;
+  openLine = "";
+  // Who types a line ends the one that asked for it.
+  const lines = console[Symbol.asyncIterator];
+  console[Symbol.asyncIterator] = async function* () {
+    for await (const line of lines.call(console)) {
+      openLine = "";
+      yield line;
+    }
+  };
+  return (line) => {
+    const begun = openLine ?? "";
+    const fits = Bun.stringWidth(begun) < process.stdout.columns;
+    if (!fits) openLine = "";
+    require("node:fs").writeSync(2, fits ? `\r\x1b[K${line}\n${begun}` : `\n${line}\n`);
+  };
 }
 
 /** What a thread asks of the main thread: to write for it, and to say when that is done. */
