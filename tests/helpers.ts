@@ -13,6 +13,11 @@ export const root = fileURLToPath(new URL("..", import.meta.url));
 /** The names of all scripts. */
 export const scripts = readdirSync(`${root}/scripts`).map((file) => file.replace(/\.ts$/, ""));
 
+/** Those that listen until a signal, or until they have served. */
+export const servers = scripts.filter((name) => /server$|receiver$/.test(name));
+/** Those that connect. */
+export const clients = scripts.filter((name) => /client$|sender$/.test(name));
+
 const python3 = Bun.which("python3");
 
 /** A test with CPython as the peer. */
@@ -128,6 +133,16 @@ def recv_all(conn):
 `;
   return new Process([python3!, "-u", "-c", prelude + code, ...args.map(String)]);
 }
+
+/** A client as the tutorials write it: one send, one recv; or line after line. Takes a port and texts. */
+export const pythonClient = `
+conn = connect(sys.argv[1])
+for text in sys.argv[2:]:
+    conn.sendall(text.encode())
+    got = b""
+    while len(got) < len(text.encode()): got += conn.recv(1024)
+    print("got", got.decode(), flush=True)
+conn.close()`;
 
 /** Two ends of one connection over the lib. Disposing of it closes both. */
 export async function pair(

@@ -15,18 +15,17 @@ import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { PATIENCE_MS, Process, root, script, scripts } from "./helpers.ts";
+import { PATIENCE_MS, Process, root, script, scripts, servers } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
 const folder = mkdtempSync(join(tmpdir(), "takeaway-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-const serves = scripts.filter((name) => /server$|receiver$/.test(name));
 const bun = process.execPath;
 
 /** What it does when it runs: a server listens and ends at SIGTERM, the others tell their flags. */
 async function runs(command: string[], name: string): Promise<void> {
-  if (serves.includes(name)) {
+  if (servers.includes(name)) {
     await using server = new Process([...command, "--host", "127.0.0.1", "--port", "0"]);
     using _conn = await connect({ port: await server.port() });
     server.kill("SIGTERM");

@@ -1,0 +1,156 @@
+// echo-bench, and the benchmark in bench/.
+
+import { existsSync, readFileSync } from "node:fs";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { listen, type Socket } from "../lib/socket.ts";
+import { Process, script, PATIENCE_MS, turn } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+describe("echo-bench", () => {
+  test("measures, closed and open loop, and compares every byte", async () => {
+    await using server = script("echo-threaded-server", ["--port", "0"]);
+    const port = `${await server.port()}`;
+    for (const load of [
+      ["--size", "100"],
+      ["--size", "300000", "--pipeline", "3"],
+      ["--rate", "500"],
+    ]) {
+      const args = ["--port", port, "--connections", "5", "--seconds", "0.3", "--json", ...load];
+      await using bench = script("echo-bench", args);
+      expect(await bench.exit(), bench.stderr).toBe(0);
+      const result = JSON.parse(bench.stdout);
+      expect(result.messages).toBeGreaterThan(0);
+      expect(result.unanswered).toBe(0);
+      const { p50, p90, p99, p999, max } = result.ms;
+      expect([p50, p90, p99, p999, max]).toEqual([p50, p90, p99, p999, max].sort((a, b) => a - b));
+    }
+    await using told = script("echo-bench", ["--port", port, "--seconds", "1.1"]);
+    expect(await told.exit()).toBe(0);
+    expect(told.stdout).toMatch(
+      /^\d+ messages\/s, .*\np50 .*p999 .*max .*ms\n( +[\d.]+ ms {2}#+ .*%\n)+$/,
+    );
+    expect(told.stderr).toMatch(/^1 s {2}\d+ messages\/s\n/);
+  });
+
+  test("a server that changes a byte, repeats, closes, or does not answer is not let through", async () => {
+    const serveWith = async (answer: (conn: Socket) => Promise<unknown>) => {
+      using server = listen({ port: 0 });
+      const args = ["--port", `${server.address.port}`, "--connections", "1", "--seconds", "0.2"];
+      await using bench = script("echo-bench", args);
+      using conn = await server.accept();
+      await answer(conn);
+      expect(await bench.exit()).toBe(1);
+      return bench.stderr;
+    };
+    const wrong = async (conn: Socket) => {
+      const message = await conn.recvExactly(1000);
+      message[500]! ^= 1;
+      await conn.sendAll(message);
+    };
+    expect(await serveWith(wrong)).toBe("error: other bytes came back\n");
+    const repeats = async (conn: Socket) => {
+      const message = await conn.recvExactly(1000);
+      await conn.sendAll(Buffer.concat([message, message]));
+    };
+    expect(await serveWith(repeats)).toBe("error: more came back than was sent\n");
+    const closes = async (conn: Socket) => (await conn.recvExactly(1000)) && conn.close();
+    expect(await serveWith(closes)).toBe("error: the server has closed a connection\n");
+    expect(await serveWith(async () => {})).toMatch(/error: 1 messages were not answered\n$/);
+  });
+
+  test("a signal ends it before its time, with what was measured until then", async () => {
+    await using server = script("echo-threaded-server", ["--port", "0"]);
+    const args = ["--port", `${await server.port()}`, "--seconds", "60"];
+    await using bench = script("echo-bench", args);
+    await bench.until(/^1 s {2}\d+ messages\/s\n/, "stderr");
+    bench.kill("SIGINT");
+    expect(await bench.exit()).toBe(0);
+    expect(bench.stdout).toMatch(/^[1-9]\d* messages\/s, .*\np50 /);
+  });
+
+  test("a server that stalls is not flattered: time counts from when a message was due", async () => {
+    using server = listen({ port: 0 });
+    const args = [
+      "--port",
+      `${server.address.port}`,
+      "--connections=1",
+      "--size=100",
+      "--rate=200",
+    ];
+    await using bench = script("echo-bench", [...args, "--seconds=1", "--json"]);
+    using conn = await server.accept();
+    await conn.sendAll(await conn.recvExactly(100));
+    await Bun.sleep(600); // the stall: some 120 messages come due in it
+    for await (const chunk of conn) await conn.sendAll(chunk);
+    expect(await bench.exit()).toBe(0);
+    const { ms, messages } = JSON.parse(bench.stdout);
+    expect(messages).toBeGreaterThan(150);
+    expect(ms.p90).toBeGreaterThan(100);
+    expect(ms.max).toBeGreaterThan(550);
+  });
+});
+
+describe("the benchmark", () => {
+  test.if(process.platform === "linux")("leaves nothing running when it is stopped", async () => {
+    const flags = ["--loads=1x100", "--parts=echo", "--seconds=60", "--only=recv"];
+    await using bench = new Process([process.execPath, "bench/run.ts", ...flags]);
+    await bench.until(/medians of/);
+    const children = `/proc/${bench.pid}/task/${bench.pid}/children`;
+    const peers = () => readFileSync(children, "utf8").trim().split(" ").filter(Boolean);
+    let started: string[] = [];
+    while (started.length < 2) {
+      await turn();
+      started = peers(); // the server and its load
+    }
+    bench.kill("SIGTERM");
+    expect(await bench.exit()).toBe(1);
+    const runs = (pid: string) => existsSync(`/proc/${pid}/exe`);
+    while (started.some(runs)) await turn();
+  });
+
+  test.if(process.platform === "linux")(
+    "every part of it measures, and wrong flags are named",
+    async () => {
+      const run = (...flags: string[]) => new Process([process.execPath, "run", "bench", ...flags]);
+      const short = [
+        "--loads=2x100",
+        "--rounds=1",
+        "--seconds=0.2",
+        "--idle=20",
+        "--only=for await",
+      ];
+      await using bench = run(...short);
+      expect(await bench.exit(), bench.stderr).toBe(0);
+      const rows = (name: string) =>
+        bench.stdout.split("\n").filter((line) => line.startsWith(`| ${name} |`));
+      const measured = /^\|[^|]+\| \d+\.\d\d µs \| \S+ \| .* \| [1-9]\d* \| .* ms \| .* MiB \|$/;
+      for (const name of ["bare Bun.listen", "lib, for await"]) {
+        const [echo, rate, proxy, start, idle] = rows(name);
+        for (const row of [echo, rate, proxy]) expect(row).toMatch(measured);
+        expect(start).toMatch(/ \d+\.\d ms \|$/);
+        expect(idle).toMatch(/ -?\d+\.\d\d KiB \|$/);
+      }
+      const [selects, more] = [
+        rows("100 idle connections beside them"),
+        rows("2000 idle connections beside them"),
+      ];
+      expect(selects.length).toBe(3);
+      for (const row of [...selects, ...more]) expect(row).toMatch(measured);
+
+      await using wrongLoad = run("--loads=50");
+      expect(await wrongLoad.exit()).toBe(2);
+      expect(wrongLoad.stderr).toContain(
+        'error: --loads takes connections x bytes, as 50x1000, not "50"\n',
+      );
+      await using wrongPeer = run("--only=nobody");
+      expect(await wrongPeer.exit()).toBe(2);
+      expect(wrongPeer.stderr).toContain('error: --only: no peer\'s name holds "nobody"\n');
+      await using wrongPart = run("--loads=1x1", "--parts=ecko");
+      expect(await wrongPart.exit()).toBe(2);
+      expect(wrongPart.stderr).toContain('error: --parts: there is no "ecko"');
+    },
+    60_000,
+  );
+});

@@ -1,0 +1,212 @@
+// What every script does alike: flags and --help, the environment, signals, one-line errors, exit codes,
+// a stdout that is closed.
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect } from "../lib/socket.ts";
+import {
+  clients,
+  Process,
+  python,
+  script,
+  scripts,
+  servers,
+  testPython,
+  PATIENCE_MS,
+  untilRefused,
+} from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+describe("every script", () => {
+  test.each(scripts)("%s --help tells what it is, its terminals and its flags", async (name) => {
+    await using process = script(name, ["--help"]);
+    expect(await process.exit()).toBe(0);
+    expect(process.stdout).toContain(`bun run scripts/${name}.ts`);
+    if (!["copy", "echo-bench"].includes(name)) expect(process.stdout).toMatch(/tutorial 00\d/);
+    expect(process.stdout).toMatch(/^ {2}--help +this text$/m);
+    expect(process.stderr).toBe("");
+  });
+
+  test.each(scripts)(
+    "%s refuses wrong flags and arguments with one line and exit 2",
+    async (name) => {
+      for (const [args, named] of [
+        [["--no-such-flag"], "--no-such-flag"],
+        [["stray"], "stray"],
+      ] as const) {
+        const words = name === "copy" ? ["echo-server", "folder"] : [];
+        await using process = script(name, [...words, ...args]);
+        expect(await process.exit()).toBe(2);
+        expect(process.stderr).toMatch(/^error: [^\n]*\n$/);
+        expect(process.stderr).toContain(named);
+        expect(process.stdout).toBe("");
+      }
+    },
+  );
+
+  test.each([...servers, ...clients])("%s names a port that is none", async (name) => {
+    for (const port of ["80.5", "abc", "65536", "", "-1"]) {
+      await using process = script(name, [`--port=${port}`]);
+      expect(await process.exit()).toBe(2);
+      expect(process.stderr).toMatch(/^error: --port [^\n]*\n$/);
+    }
+  });
+});
+
+testPython(
+  "on a terminal, the other side has a colour, and cannot command the terminal",
+  async () => {
+    // CPython gives the client a terminal of its own, and shows what came out there.
+    const onTerminal = (port: number, ...env: string[]) =>
+      python(
+        `
+import os, pty, subprocess
+near, far = pty.openpty()
+env = {**os.environ, **dict(word.split("=") for word in sys.argv[3:])}
+if "NO_COLOR=" in sys.argv: del env["NO_COLOR"]
+run = [sys.argv[2], "run", "scripts/echo-client.ts", "--port", sys.argv[1], "--message", "hi \\x1b[2J"]
+subprocess.run(run, stdout=far, env=env)
+print(repr(os.read(near, 1000)))`,
+        port,
+        process.execPath,
+        ...env,
+      );
+    await using server = script("echo-server", ["--port", "0", "--forever"]);
+    const port = await server.port();
+    await using coloured = onTerminal(port, "NO_COLOR=");
+    await coloured.until(/b'>\\x1b\[36mhi \\xef\\xbf\\xbd\[2J\\x1b\[39m\\r\\n'\n/);
+    await using plain = onTerminal(port, "NO_COLOR=1");
+    await plain.until(/b'>hi \\xef\\xbf\\xbd\[2J\\r\\n'\n/);
+    await using piped = script("echo-client", ["--port", `${port}`, "--message", "hi \x1b[2J"]);
+    expect(await piped.exit()).toBe(0);
+    expect(piped.stdout).toBe(">hi \x1b[2J\n");
+  },
+);
+
+test("flags take the next word, as everywhere; numbers have limits", async () => {
+  for (const [name, args, told] of [
+    ["echo-client", ["--port", "-1"], '--port must be a whole number from 1 to 65535, not "-1"'],
+    [
+      "select-server",
+      ["--timeout", "3000000"],
+      '--timeout must be a number of seconds .*"3000000"',
+    ],
+    ["echo-threaded-server", ["--threads", "5000"], '--threads must be .* 1 to 1024, not "5000"'],
+    ["weather-sender", ["--readings", "-5,x"], '--readings must be numbers .*"-5,x"'],
+    ["echo-client", ["--port"], "Option '--port <value>' argument missing"],
+  ] as const) {
+    await using process = script(name, [...args]);
+    expect(await process.exit()).toBe(2);
+    expect(process.stderr).toMatch(new RegExp(`^error: ${told}.*\n$`));
+  }
+  await using server = script("echo-server", ["--port", "0"]);
+  const port = `${await server.port()}`;
+  await using client = script("echo-client", ["--port", port, "--message", "--not-a-flag"]);
+  expect(await client.exit()).toBe(0);
+  expect(client.stdout).toBe(">--not-a-flag\n");
+  await using helped = script("echo-server", ["--port", "abc", "--help"], { PORT: "abc" });
+  expect(await helped.exit()).toBe(0);
+});
+
+describe("every server", () => {
+  test.each(servers)(
+    "%s takes HOST and PORT from the environment, flags before them",
+    async (name) => {
+      await using byEnv = script(name, [], { HOST: "127.0.0.1", PORT: "0" });
+      await byEnv.until(/^listening on 127\.0\.0\.1:\d+$/m);
+      await using byFlag = script(name, ["--port", "0", "--host", "localhost"], {
+        HOST: "192.0.2.1",
+        PORT: "abc",
+      });
+      await byFlag.until(/^listening on (127\.0\.0\.1|\[::1\]):\d+$/m);
+      await using wrong = script(name, [], { PORT: "abc" });
+      expect(await wrong.exit()).toBe(2);
+      expect(wrong.stderr).toMatch(/^error: PORT [^\n]*"abc"\n$/);
+    },
+  );
+
+  test.each(servers)("%s exits 0 on SIGINT and SIGTERM, also with an idle client", async (name) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      await using server = script(name, ["--port", "0"], { HOST: "127.0.0.1" });
+      using conn = await connect({ port: await server.port() });
+      server.kill(signal);
+      expect(await server.exit()).toBe(0);
+      expect(server.stderr).toBe("");
+      conn.close();
+    }
+  });
+
+  // Those that show from outside that the connection is accepted, and keep it.
+  const keeping = ["echo-loop-server", "echo-threaded-server", "select-server"];
+  test.each(keeping)("%s exits at once on a second signal", async (name) => {
+    for (const [signal, code] of [
+      ["SIGINT", 130],
+      ["SIGTERM", 143],
+    ] as const) {
+      await using server = script(name, ["--port", "0"]);
+      const port = await server.port();
+      using conn = await connect({ port });
+      await conn.sendAll("hello");
+      await conn.recvExactly(5);
+      server.kill(signal);
+      await untilRefused(port); // it stops accepting
+      server.kill(signal);
+      expect(await server.exit()).toBe(code);
+    }
+  });
+
+  test.each(servers)("%s says in one line that its port is taken", async (name) => {
+    await using first = script("echo-threaded-server", ["--port", "0"]);
+    const port = await first.port();
+    await using second = script(name, ["--host", "127.0.0.1", "--port", `${port}`]);
+    expect(await second.exit()).toBe(1);
+    expect(second.stderr).toBe(
+      `error: cannot listen on 127.0.0.1:${port}: address already in use\n`,
+    );
+  });
+
+  const printing = [
+    "echo-loop-server",
+    "reply-threaded-server",
+    "select-server",
+    "weather-receiver",
+  ];
+  test.each(printing)("%s ends quietly when its stdout is closed", async (name) => {
+    const args = name === "select-server" ? "--timeout 0.05" : "";
+    const run = `${process.execPath} run scripts/${name}.ts --host 127.0.0.1 --port 0 ${args}`;
+    const shell = `${run} | sed /listening/q; echo "exit \${PIPESTATUS[0]}"`;
+    await using server = new Process(["bash", "-c", shell]);
+    const port = await server.port();
+    // Each client makes it print, until it has noticed that nobody reads that any more. (One of
+    // them prints when there are none.)
+    while (name !== "select-server") {
+      const conn = await connect({ port }).catch(() => null);
+      if (conn === null) break;
+      await conn.sendAll("makes it print\n").catch(() => {});
+      await conn.recv(1, { signal: AbortSignal.timeout(20) }).catch(() => {});
+      conn.close();
+    }
+    await server.until(/^exit 0$/m);
+    expect(server.stderr).toBe("");
+  });
+});
+
+describe("every client", () => {
+  test.each(clients)("%s says in one line that nobody is there, and exits 1", async (name) => {
+    await using client = script(name, ["--host", "127.0.0.1", "--port", "1"]);
+    await client.endInput();
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toBe(
+      "error: cannot connect to 127.0.0.1:1: connection refused (is the server running?)\n",
+    );
+    await using lost = script(name, ["--host", "no-such-host.invalid"]);
+    expect(await lost.exit()).toBe(1);
+    expect(lost.stderr).toBe("error: cannot connect to no-such-host.invalid: host not found\n");
+  });
+
+  test.each(clients)("%s does not listen to HOST and PORT", async (name) => {
+    await using client = script(name, ["--host", "127.0.0.1", "--port", "1"], { PORT: "abc" });
+    expect(await client.exit()).toBe(1);
+  });
+});

@@ -1,0 +1,132 @@
+// The HTTP server and client, against each other, curl and CPython.
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect } from "../lib/socket.ts";
+import { Process, python, recvAll, script, testPython, PATIENCE_MS } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+describe("http-server and http-client", () => {
+  const curl = Bun.which("curl") === null ? test.skip : test;
+
+  /** Sends raw bytes, and gives the whole reply. */
+  async function ask(port: number, request: string): Promise<string> {
+    using conn = await connect({ port });
+    const sending = conn.sendAll(request).catch(() => {}); // it may be cut off
+    const reply = String(await recvAll(conn));
+    await sending;
+    return reply;
+  }
+
+  test("the client prints the body, tells the status, and half-closes after its request", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const port = await server.port();
+    await using client = script("http-client", ["--port", `${port}`, "--path", "/a?<b>"]);
+    expect(await client.exit()).toBe(0);
+    expect(client.stderr).toBe("200 OK\n");
+    expect(client.stdout).toContain("<title>200 OK</title>");
+    expect(client.stdout).toContain("GET /a?&lt;b&gt; HTTP/1.0\r\n");
+    await using wrong = script("http-client", ["--path", "no slash"]);
+    expect(await wrong.exit()).toBe(2);
+    expect(wrong.stderr).toMatch(/^error: --path .*"no slash"\n$/);
+  });
+
+  curl("curl gets a page, a head, and is told what is not for here", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const url = `http://127.0.0.1:${await server.port()}/page`;
+    const run = async (...args: string[]) => {
+      await using process = new Process(["curl", "-sS", "--max-time", "20", ...args, url]);
+      expect(await process.exit()).toBe(0);
+      return process.stdout;
+    };
+    expect(await run("-i")).toMatch(/^HTTP\/1\.1 200 OK\r\n.*<title>200 OK<\/title>/s);
+    const head = await run("-I");
+    expect(head).toStartWith("HTTP/1.1 200 OK\r\n");
+    expect(head).toMatch(/^Content-Length: [1-9]/m);
+    const code = ["-o", "/dev/null", "-w", "%{http_code}"];
+    expect(await run(...code, "-d", "x".repeat(100_000))).toBe("405");
+    expect(await run(...code, "-H", `X: ${"x".repeat(20_000)}`)).toBe("431");
+    expect(await run(...code, "-X", "BREW")).toBe("405");
+  });
+
+  test("refuses what is malformed or too long, in bounded memory, and goes on", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const port = await server.port();
+    for (const [request, status] of [
+      ["nonsense\r\n\r\n", 400],
+      ["GET / HTTP/9.9\r\n\r\n", 400],
+      ["GET /\r\n\r\n", 400],
+      ["get / http/1.1\r\n\r\n", 400],
+      ["GET / HTTP/1.1\r\nno colon\r\n\r\n", 400],
+      ["GET / HTTP/1.1\r\nbad name: x\r\n\r\n", 400],
+      ["\0\0\0\r\n\r\n", 400],
+      ["POST / HTTP/1.1\r\n\r\n", 405],
+      ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200],
+      ["HEAD / HTTP/1.0\r\n\r\n", 200],
+      [`GET /${"x".repeat(1 << 20)}`, 431],
+      [`GET / HTTP/1.1\r\n${"X: y\r\n".repeat(1 << 20)}`, 431],
+      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.1\r\n\r\n`, 200], // 16 KiB, and no more
+      [`GET /${"x".repeat(16 * 1024 - 13)} HTTP/1.1\r\n\r\n`, 431],
+    ] as const) {
+      expect(await ask(port, request)).toStartWith(`HTTP/1.1 ${status} `);
+    }
+    using cut = await connect({ port });
+    await cut.sendAll("GET / HTTP/1.1\r\nHos");
+    cut.shutdown("write");
+    expect(String(await recvAll(cut))).toStartWith("HTTP/1.1 400 ");
+    using silent = await connect({ port });
+    silent.shutdown("write");
+    expect(await recvAll(silent)).toHaveLength(0);
+    expect(server.stderr).toBe("");
+  });
+
+  testPython("CPython's http.client gets the page, one byte at a time too", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    await using client = python(
+      `
+import http.client
+c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1])); c.request("GET", "/py", headers={"X-Y": "z"})
+r = c.getresponse(); print(r.status, r.getheader("content-length"), len(r.read()))
+s = connect(sys.argv[1]); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+for b in b"GET /slow HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n": s.send(bytes([b]))
+print("slow", recv_all(s)[:15])`,
+      await server.port(),
+    );
+    const [, header, body] = await client.until(/200 (\d+) (\d+)\n/);
+    expect(header).toBe(body!);
+    await client.until(/slow b'HTTP\/1\.1 200 OK'\n/);
+  });
+
+  testPython("our client with CPython's http.server, and with servers that misbehave", async () => {
+    await using server = python(`
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/ok" else 404); self.end_headers()
+        self.wfile.write("본문 ".encode() * 50000)
+    def log_message(self, *args): pass
+s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(s.server_address[1]); s.serve_forever()`);
+    const port = `${await server.port()}`;
+    await using ok = script("http-client", ["--port", port, "--path", "/ok"]);
+    expect(await ok.exit()).toBe(0);
+    expect(ok.stdout === "본문 ".repeat(50_000)).toBe(true);
+    expect(ok.stderr).toBe("200 OK\n");
+    await using missing = script("http-client", ["--port", port, "--path", "/missing"]);
+    expect(await missing.exit()).toBe(1);
+    expect(missing.stderr).toBe("404 Not Found\n");
+
+    for (const [reply, told] of [
+      ["220 mail.example ESMTP\\r\\n", "did not answer in HTTP"],
+      ["HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nshort", "sent 5 of 100 bytes"],
+      ["", "did not answer in HTTP"],
+    ]) {
+      await using odd = python(`
+conn, _ = listen().accept(); recv_all(conn); conn.sendall(b"${reply}"); conn.close()`);
+      await using client = script("http-client", ["--port", `${await odd.port()}`]);
+      expect(await client.exit()).toBe(1);
+      expect(client.stderr).toContain(`error: 127.0.0.1:${await odd.port()} ${told}\n`);
+    }
+  });
+});

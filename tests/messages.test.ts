@@ -1,0 +1,91 @@
+// The message server and client, with each framing.
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect, listen } from "../lib/socket.ts";
+import { python, recvAll, script, testPython, PATIENCE_MS } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+describe("message-server and message-client", () => {
+  test.each([[[]], [["--framing", "fixed"]], [["--framing", "delimited"]]])(
+    "%p",
+    async (flags: string[]) => {
+      await using server = script("message-server", ["--port", "0", ...flags]);
+      const port = await server.port();
+      await using client = script("message-client", ["--port", `${port}`, ...flags]);
+      expect(await client.exit()).toBe(0);
+      expect(client.stdout).toMatch(/^(\d+ bytes there and back: ".*"\n){3,4}$/);
+      await using one = script("message-client", [
+        "--port",
+        `${port}`,
+        "--message",
+        "하나",
+        ...flags,
+      ]);
+      expect(await one.exit()).toBe(0);
+      expect(one.stdout).toMatch(/^\d+ bytes there and back: "하나 *"\n$/);
+      expect(server.stderr).toBe("");
+    },
+  );
+
+  test("a message that cannot be sent, and a reply that differs, are told; exit 1", async () => {
+    await using server = script("message-server", ["--port", "0", "--framing=fixed", "--bytes=4"]);
+    const args = ["--port", `${await server.port()}`, "--framing=fixed", "--bytes=4"];
+    await using long = script("message-client", [...args, "--message", "too long"]);
+    expect(await long.exit()).toBe(1);
+    expect(long.stderr).toMatch(/^error: .*message too long\n$/);
+
+    using odd = listen({ port: 0 });
+    await using client = script("message-client", ["--port", `${odd.address.port}`]);
+    using conn = await odd.accept();
+    await conn.recvExactly(9);
+    await conn.sendAll("\0\0\0\x05HELLO");
+    expect(await client.exit()).toBe(1);
+    expect(client.stderr).toBe("error: a different message came back\n");
+  });
+
+  test("a length that lies, and a stream cut inside a message, end their connection", async () => {
+    await using server = script("message-server", ["--port", "0"]);
+    const port = await server.port();
+    using liar = await connect({ port });
+    await liar.sendAll(Uint8Array.of(0x7f, 0xff, 0xff, 0xff));
+    expect(await recvAll(liar)).toHaveLength(0);
+    await server.until(/^warning: connection with .*: message too long\n/m, "stderr");
+    using cut = await connect({ port });
+    await cut.sendAll("\0\0\0\x05hel");
+    cut.shutdown("write");
+    expect(await recvAll(cut)).toHaveLength(0);
+    await server.until(/^warning: .*: closed before all of the data had come\n/m, "stderr");
+    await using client = script("message-client", ["--port", `${port}`]);
+    expect(await client.exit()).toBe(0);
+  });
+
+  testPython("with CPython on the other side", async () => {
+    await using server = script("message-server", [
+      "--port",
+      "0",
+      "--framing",
+      "fixed",
+      "--bytes",
+      "8",
+    ]);
+    await using theirs = python(
+      `
+conn = connect(sys.argv[1])
+conn.sendall(b"12345678abcd"); conn.sendall(b"efgh")
+print("got", conn.recv(16, socket.MSG_WAITALL))`,
+      await server.port(),
+    );
+    await theirs.until(/got b'12345678abcdefgh'\n/);
+
+    await using python3 = python(`
+conn, _ = listen().accept()
+while prefix := conn.recv(4, socket.MSG_WAITALL):
+    conn.sendall(prefix)
+    for byte in conn.recv(struct.unpack("!I", prefix)[0], socket.MSG_WAITALL): conn.send(bytes([byte]))`);
+    const port = `${await python3.port()}`;
+    await using client = script("message-client", ["--port", port, "--message", "조각조각"]);
+    expect(await client.exit()).toBe(0);
+  });
+});
