@@ -1,5 +1,5 @@
 // The BSD verbs over Bun's TCP sockets, with `await` where Python blocks: listen, accept, connect,
-// send, recv, shutdown, close.
+// socketpair, send, recv, shutdown, close.
 //
 // A blocking call is a non-blocking call plus a wait. So there is one non-blocking core (`tryRecv`,
 // `trySend`, `tryAccept`), one way to wait (`socket/readiness.ts`), and each awaitable verb is the two
@@ -51,6 +51,36 @@ export function listen(options: ListenOptions): ServerSocket {
  */
 export function connect(options: ConnectOptions): Promise<Socket> {
   return calls.run("connect", dial, options);
+}
+
+/** The two ends of one connection. Disposing of it closes both. */
+export interface SocketPair extends Disposable {
+  readonly near: Socket;
+  readonly far: Socket;
+}
+
+/**
+ * Opens a connection within this process and gives its two ends: Python's `socket.socketpair()`,
+ * socketpair(2), but over TCP.
+ *
+ * Rejects as `connect` does.
+ *
+ * @example
+ * using ends = await socketpair();
+ * const { near, far } = ends;
+ * await near.sendAll("hello");
+ * console.log(String(await far.recv(5))); // "hello"
+ */
+export async function socketpair({ host }: { host?: string } = {}): Promise<SocketPair> {
+  using server = listen({ host, port: 0 });
+  const near = await connect(server.address);
+  let far = await server.accept();
+  while (far.remoteAddress.port !== near.localAddress.port) {
+    far.close(); // another process has found the port
+    far = await server.accept();
+  }
+  const close = () => [near, far].forEach((end) => end.close());
+  return { near, far, [Symbol.dispose]: close };
 }
 
 async function dial(options: ConnectOptions): Promise<Socket> {

@@ -11,7 +11,7 @@ import { endianness } from "node:os";
 
 import { htonl, htons, ntohl } from "../lib/byteorder.ts";
 import { cli, print, refuse } from "../lib/cli.ts";
-import { connect, listen } from "../lib/socket.ts";
+import { socketpair } from "../lib/socket.ts";
 
 const { number } = cli(help, {
   number: { type: "count", default: 1, min: 0, about: "a number of at most 32 bits" },
@@ -31,9 +31,8 @@ print(
   `${number} in 32 bits: host order ${hex(inMemory(number))}, network order ${hex(inMemory(htonl(number)))}`,
 );
 
-using server = listen({ port: 0 });
-using near = await connect(server.address);
-using far = await server.accept();
+using ends = await socketpair();
+const { near, far } = ends;
 
 // There, in network order: whoever receives it reads the number that was sent, on any machine.
 await near.sendAll(inMemory(htonl(number)));

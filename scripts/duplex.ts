@@ -12,7 +12,7 @@ returns how many bytes it took, sendall nothing.
 `;
 
 import { cli, print } from "../lib/cli.ts";
-import { connect, listen, type Socket } from "../lib/socket.ts";
+import { type Socket, socketpair } from "../lib/socket.ts";
 
 const { bytes } = cli(help, {
   bytes: {
@@ -23,9 +23,8 @@ const { bytes } = cli(help, {
     about: "how much each side sends at once",
   },
 });
-using server = listen({ port: 0 });
-using near = await connect(server.address);
-using far = await server.accept();
+using ends = await socketpair();
+const { near, far } = ends;
 
 // Simplex: near talks, far listens. Nothing is agreed on but that.
 for (const word of ["one", "two", "three"]) await near.sendAll(`${word} `);

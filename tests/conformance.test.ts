@@ -5,27 +5,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect, listen, type Socket } from "../lib/socket.ts";
-import { checks, type Kind, type Peer, runCheck } from "./conformance.ts";
-import { PATIENCE_MS, Process, python, recvAll, testPython } from "./helpers.ts";
+import { connect, listen } from "../lib/socket.ts";
+import { checks, type Kind, libPeer, type Peer, runCheck } from "./conformance.ts";
+import { PATIENCE_MS, Process, python, testPython } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
 const folder = mkdtempSync(join(tmpdir(), "conformance-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 let files = 0;
-
-function libPeer(conn: Socket): Peer {
-  return {
-    sendAll: (data) => conn.sendAll(data),
-    recvExactly: (bytes) => conn.recvExactly(bytes),
-    recvToEnd: () => recvAll(conn),
-    shutdownWrite: async () => conn.shutdown("write"),
-    close: async () => conn.close(),
-    reset: async () => conn.reset(),
-    [Symbol.asyncDispose]: async () => conn.close(),
-  };
-}
 
 /** Both ends over the lib; the one under test is the connected or the accepted one. */
 function lib(

@@ -1,12 +1,12 @@
 // One function that puts a connected socket through everything that a socket promised, whatever it
-// is made of and whoever is at the other end: after trio's `check_two_way_stream`. It stands alone
-// (no test runner), so that it also runs in a process of its own.
+// is made of and whoever is at the other end: after trio's `check_two_way_stream`. It also runs
+// in a process of its own, without the test runner.
 
 import assert from "node:assert/strict";
 
-import { SocketError } from "../lib/errors.ts";
 import { select } from "../lib/select.ts";
 import type { Socket } from "../lib/socket.ts";
+import { fails, pattern, recvAll } from "./helpers.ts";
 
 /** The other end: a lib socket, a CPython process, anything that can do these. */
 export interface Peer extends AsyncDisposable {
@@ -49,7 +49,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
   },
 
   async "much goes both ways at once"({ conn, peer }) {
-    const [out, back] = [sample(BIG, 1), sample(BIG, 2)];
+    const [out, back] = [pattern(BIG, 1), pattern(BIG, 2)];
     const sending = peer.sendAll(back);
     const [there, here] = await Promise.all([
       peer.recvExactly(BIG),
@@ -61,7 +61,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
   },
 
   async "sends go out whole and in call order"({ conn, peer }) {
-    const parts = [sample(BIG, 3), sample(10, 4), sample(BIG, 5), sample(1, 6)];
+    const parts = [pattern(BIG, 3), pattern(10, 4), pattern(BIG, 5), pattern(1, 6)];
     const sending = Promise.all(parts.map((part) => conn.sendAll(part)));
     assert.equal(conn.trySend("not in between"), 0);
     conn.shutdown("write"); // behind them
@@ -129,14 +129,14 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     const receiving = conn.recv(1);
     conn.shutdown("read");
     assert.equal((await receiving).length, 0);
-    await peer.sendAll(sample(BIG, 7));
+    await peer.sendAll(pattern(BIG, 7));
     assert.equal((await conn.recv(1)).length, 0);
     await conn.sendAll("we talk");
     assert.equal(String(await peer.recvExactly(7)), "we talk");
   },
 
   async "what was sent arrives, though we close at once"({ conn, peer }) {
-    const data = sample(100_000, 8);
+    const data = pattern(100_000, 8);
     const sent = conn.trySend(data);
     conn.close();
     const received = await peer.recvToEnd();
@@ -199,7 +199,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
   },
 
   async "the peer closes while we send: the send fails, and says how much went"({ conn, peer }) {
-    const sending = fails(conn.sendAll(sample(64 << 20, 12)), "EPIPE", "ECONNRESET");
+    const sending = fails(conn.sendAll(pattern(64 << 20, 12)), "EPIPE", "ECONNRESET");
     await peer.recvExactly(1000);
     await peer.close();
     const { bytesSent } = await sending;
@@ -213,7 +213,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     const receiving = conn.recv(10);
     await peer.sendAll(Buffer.from("x"));
     assert.equal(String(await receiving), "x");
-    const data = sample(64 << 20, 9);
+    const data = pattern(64 << 20, 9);
     const calls = [conn.sendAll(data), conn.sendAll("behind")].map((call) =>
       fails(call, "ETIMEDOUT"),
     );
@@ -248,7 +248,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
   },
 
   async "Web Streams: a FIN each way, nothing lost"({ conn, peer }) {
-    const data = sample(BIG, 10);
+    const data = pattern(BIG, 10);
     const receiving = new Response(conn.readable).bytes();
     const sending = peer.sendAll(data).then(() => peer.shutdownWrite());
     assert.ok(Buffer.from(await receiving).equals(data));
@@ -265,12 +265,25 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
       assert.equal(String(chunk), "a");
       break;
     }
-    const data = sample(BIG, 11);
+    const data = pattern(BIG, 11);
     const sending = peer.sendAll(data).then(() => peer.shutdownWrite());
     assert.ok(Buffer.concat(await Array.fromAsync(conn)).equals(data));
     await sending;
   },
 };
+
+/** A lib socket as the other end. */
+export function libPeer(conn: Socket): Peer {
+  return {
+    sendAll: (data) => conn.sendAll(data),
+    recvExactly: (bytes) => conn.recvExactly(bytes),
+    recvToEnd: () => recvAll(conn),
+    shutdownWrite: async () => conn.shutdown("write"),
+    close: async () => conn.close(),
+    reset: async () => conn.reset(),
+    [Symbol.asyncDispose]: async () => conn.close(),
+  };
+}
 
 /** Runs one check on a fresh pair, and closes both ends whatever comes of it. */
 export async function runCheck(name: string, kind: Kind): Promise<void> {
@@ -280,30 +293,9 @@ export async function runCheck(name: string, kind: Kind): Promise<void> {
   await checks[name]!(pair, kind);
 }
 
-async function fails(
-  call: Promise<unknown> | (() => unknown),
-  ...codes: string[]
-): Promise<SocketError> {
-  try {
-    await (typeof call === "function" ? call() : call);
-  } catch (error) {
-    assert.ok(error instanceof SocketError, `a ${error}, not a SocketError`);
-    assert.ok(codes.includes(error.code), `${error.code}, not ${codes}`);
-    return error;
-  }
-  assert.fail(`it did not fail with ${codes}`);
-}
-
 async function keepSending(conn: Socket): Promise<void> {
   for (;;) {
     await conn.sendAll("anybody there?");
     await new Promise((resolve) => setImmediate(resolve));
   }
-}
-
-/** Bytes in which no two places look alike. */
-function sample(bytes: number, seed: number): Buffer {
-  const words = new Uint32Array(Math.ceil(bytes / 4));
-  for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + seed, 2_654_435_761);
-  return Buffer.from(words.buffer, 0, bytes);
 }

@@ -238,32 +238,35 @@ testPython("a machine that vanishes is found by keep-alive", async () => {
     return;
   }
   // A second host: a network namespace, and a cable between it and us.
+  // Names and addresses are this process's own, for another run may do the same right now.
   const name = `vanish${process.pid}`;
+  const [near, far] = [`near${process.pid}`, `far${process.pid}`];
+  const subnet = `10.${64 + (process.pid & 63)}.${(process.pid >> 6) & 255}`;
   const ip = (...args: string[]) => {
     const { exitCode, stderr } = Bun.spawnSync(["ip", ...args]);
     if (exitCode !== 0) throw new Error(`ip ${args.join(" ")}: ${stderr}`);
   };
   ip("netns", "add", name);
   try {
-    ip("link", "add", "vanish0", "type", "veth", "peer", "name", "vanish1");
-    ip("link", "set", "vanish1", "netns", name);
-    ip("addr", "add", "10.99.77.1/30", "dev", "vanish0");
-    ip("link", "set", "vanish0", "up");
-    ip("-n", name, "addr", "add", "10.99.77.2/30", "dev", "vanish1");
-    ip("-n", name, "link", "set", "vanish1", "up");
-    using server = listen({ host: "10.99.77.1", port: 0 });
-    const code = `import socket,sys; c = socket.create_connection(("10.99.77.1", ${server.address.port})); sys.stdin.readline()`;
+    ip("link", "add", near, "type", "veth", "peer", "name", far);
+    ip("link", "set", far, "netns", name);
+    ip("addr", "add", `${subnet}.1/30`, "dev", near);
+    ip("link", "set", near, "up");
+    ip("-n", name, "addr", "add", `${subnet}.2/30`, "dev", far);
+    ip("-n", name, "link", "set", far, "up");
+    using server = listen({ host: `${subnet}.1`, port: 0 });
+    const code = `import socket,sys; c = socket.create_connection(("${subnet}.1", ${server.address.port})); sys.stdin.readline()`;
     await using _peer = new Process(["ip", "netns", "exec", name, "python3", "-c", code]);
     using conn = await server.accept();
     conn.setKeepAlive(true, 1000);
     const receiving = failure(conn.recv(1));
-    ip("-n", name, "link", "set", "vanish1", "down");
+    ip("-n", name, "link", "set", far, "down");
     const error = await receiving;
     expect(["ETIMEDOUT", "EHOSTUNREACH"]).toContain(error.code);
     expect(error.syscall).toBe("recv");
   } finally {
     ip("netns", "del", name);
-    Bun.spawnSync(["ip", "link", "del", "vanish0"]);
+    Bun.spawnSync(["ip", "link", "del", near]);
   }
 });
 

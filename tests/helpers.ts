@@ -1,13 +1,23 @@
 // What the tests share: processes that never outlive their test, connected pairs, and CPython.
 
+import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "bun:test";
 
-import { connect, listen, type Socket } from "../lib/socket.ts";
+import { SocketError } from "../lib/errors.ts";
+import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 
-/** For `setDefaultTimeout`: machines may be slow, and a test that hangs shall end all the same. */
+/** How long a test may take. Machines may be slow, and a test that hangs must end all the same. */
 export const PATIENCE_MS = 20_000;
+
+/** Prints what the processes of a test have said that it has not disposed of: it ran out of time. */
+export function tellRunning(): void {
+  for (const { command, stdout, stderr } of running) {
+    console.error(`${command.join(" ")}\nstdout: ${stdout}\nstderr: ${stderr}`);
+  }
+  running.clear();
+}
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
 /** The names of all scripts. */
@@ -26,6 +36,8 @@ export function testPython(name: string, body: () => Promise<void>): void {
   else test(name, body);
 }
 
+const running = new Set<Process>();
+
 /** A process whose output can be waited for, line by line. Disposing of it kills it. */
 export class Process implements AsyncDisposable {
   stdout = "";
@@ -34,7 +46,11 @@ export class Process implements AsyncDisposable {
   readonly #closed: Promise<unknown>;
   #output = Promise.withResolvers<void>();
 
-  constructor(command: string[], env: Record<string, string> = {}) {
+  constructor(
+    readonly command: string[],
+    env: Record<string, string> = {},
+  ) {
+    running.add(this);
     this.#process = Bun.spawn(command, {
       cwd: root,
       env: { ...process.env, HOST: "", PORT: "", NO_COLOR: "1", ...env },
@@ -91,6 +107,7 @@ export class Process implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    running.delete(this);
     this.#process.kill("SIGKILL");
     await this.#process.exited;
   }
@@ -144,24 +161,8 @@ for text in sys.argv[2:]:
     print("got", got.decode(), flush=True)
 conn.close()`;
 
-/** Two ends of one connection over the lib. Disposing of it closes both. */
-export async function pair(
-  host = "127.0.0.1",
-): Promise<Disposable & { near: Socket; far: Socket }> {
-  using server = listen({ host, port: 0 });
-  const [near, far] = await Promise.all([
-    connect({ host, port: server.address.port }),
-    server.accept(),
-  ]);
-  return {
-    near,
-    far,
-    [Symbol.dispose]() {
-      near.close();
-      far.close();
-    },
-  };
-}
+/** Two ends of one connection. */
+export const pair = (host?: string) => socketpair({ host });
 
 /** Sends until the kernel takes no more; gives the number of bytes that it took. */
 export function fill(conn: Socket): number {
@@ -196,6 +197,23 @@ export async function untilRefused(port: number): Promise<void> {
   }
 }
 
+/**
+ * For tests that run commands as they are printed, at their default ports: waits until no other run of
+ * the tests on this machine does so. To be closed when they are done.
+ */
+export async function defaultPorts(): Promise<Disposable> {
+  const port = 4099; // nothing here uses it otherwise
+  for (;;) {
+    try {
+      return listen({ port });
+    } catch {
+      // Somebody else has them. He accepts nothing: this connection ends when he is done.
+      using conn = await connect({ port }).catch(() => null);
+      await conn?.recv(1).catch(() => {});
+    }
+  }
+}
+
 /** One turn of the event loop. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
@@ -209,6 +227,17 @@ export async function failure(call: Promise<unknown> | (() => unknown)): Promise
     return error;
   }
   throw new Error("it did not fail");
+}
+
+/** The same, where that must be a `SocketError` with one of these codes. */
+export async function fails(
+  call: Promise<unknown> | (() => unknown),
+  ...codes: string[]
+): Promise<SocketError> {
+  const error = await failure(call);
+  assert.ok(error instanceof SocketError, `a ${error}, not a SocketError`);
+  assert.ok(codes.includes(error.code), `${error.code}, not ${codes}`);
+  return error;
 }
 
 /** Bytes that tell where they are from: no two places of the stream look alike. */

@@ -4,12 +4,16 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { PATIENCE_MS, Process, root, scripts } from "./helpers.ts";
+import { defaultPorts, PATIENCE_MS, Process, root, scripts } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
+
+let ports: Disposable;
+beforeAll(async () => void (ports = await defaultPorts()), 200_000);
+afterAll(() => ports[Symbol.dispose]());
 
 const english = readFileSync(join(root, "README.md"), "utf8");
 const korean = readFileSync(join(root, "README.ko.md"), "utf8");

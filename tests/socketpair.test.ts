@@ -1,0 +1,27 @@
+// socketpair(): both ends of one connection in one call.
+
+import { expect, test } from "bun:test";
+
+import { socketpair } from "../lib/socket.ts";
+import { fails } from "./helpers.ts";
+
+test.each(["127.0.0.1", "::1"])("two ends of one connection, over %s", async (host) => {
+  const ends = await socketpair({ host });
+  const { near, far } = ends;
+  expect(far.remoteAddress).toEqual(near.localAddress);
+  expect(near.remoteAddress).toEqual(far.localAddress);
+  expect(near.remoteAddress.host).toBe(host);
+  await near.sendAll("hello");
+  await far.sendAll("안녕");
+  expect(String(await far.recvExactly(5))).toBe("hello");
+  expect(String(await near.recvExactly(6))).toBe("안녕");
+  ends[Symbol.dispose]();
+  await fails(near.recv(1), "EBADF");
+  await fails(far.recv(1), "EBADF");
+});
+
+test("many at once: each end has its own partner", async () => {
+  const pairs = await Promise.all(Array.from({ length: 50 }, () => socketpair()));
+  for (const { near, far } of pairs) expect(far.remoteAddress).toEqual(near.localAddress);
+  for (const pair of pairs) pair[Symbol.dispose]();
+});
