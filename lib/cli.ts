@@ -9,7 +9,7 @@ import { answerWrites, noteWriter, write } from "./cli/output.ts";
 import type { TraceMode } from "./trace.ts";
 
 export { clientFlags, serverFlags } from "./cli/flags.ts";
-export { print, theirs, write } from "./cli/output.ts";
+export { print, peerText, write } from "./cli/output.ts";
 
 /** After a SIGINT or SIGTERM, how long open connections have to finish. */
 const GRACE_MS = 1_000;

@@ -31,10 +31,18 @@ export class SocketError extends Error {
   bytesSent?: number;
   /** With `EINCOMPLETE`: the bytes that did come. */
   partial?: Buffer;
+  /** What is wrong, in a few words, where `code` alone does not say it. */
+  reason?: string;
 
-  constructor(code: string, syscall: Syscall, address: Address, options?: ErrorOptions) {
+  constructor(
+    code: string,
+    syscall: Syscall,
+    address: Address,
+    options?: ErrorOptions & { reason?: string },
+  ) {
     const where = code === "ENOTFOUND" ? address.host : formatAddress(address);
     super(`${syscall} ${code} ${where}`, options);
+    if (options?.reason !== undefined) this.reason = options.reason;
     this.code = code;
     this.syscall = syscall;
     this.address = address;

@@ -136,7 +136,8 @@ export async function sendMessage(
   message: string | Uint8Array,
 ): Promise<void> {
   const framed = framing.frame(toBytes(message));
-  if (typeof framed === "string") throw failure(framed, "send", conn);
+  if (framed === "EINVAL") throw failure(framed, "send", conn, "the message holds the delimiter");
+  if (framed === "EMSGSIZE") throw failure(framed, "send", conn);
   await conn.sendAll(framed);
 }
 
@@ -169,6 +170,6 @@ function endOf(conn: Socket, ahead: Inbox): void {
   throw error;
 }
 
-function failure(code: string, syscall: Syscall, conn: Socket): SocketError {
-  return new SocketError(code, syscall, conn.remoteAddress);
+function failure(code: string, syscall: Syscall, conn: Socket, reason?: string): SocketError {
+  return new SocketError(code, syscall, conn.remoteAddress, { reason });
 }

@@ -221,7 +221,9 @@ async function pump(from: Socket, to: Socket): Promise<void> {
 async function takePreface(conn: Socket, secret: string): Promise<void> {
   const signal = AbortSignal.timeout(5_000);
   const preface = String(await conn.recvExactly(PREFACE_BYTES, { signal }));
-  if (!preface.startsWith(`{"secret":"${secret}",`))
-    throw "a connection that the relay did not make";
+  if (!preface.startsWith(`{"secret":"${secret}",`)) {
+    const reason = "the relay did not make it";
+    throw new SocketError("EACCES", "accept", conn.remoteAddress, { reason });
+  }
   Object.defineProperty(conn, "remoteAddress", { value: JSON.parse(preface).client });
 }

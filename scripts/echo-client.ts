@@ -6,7 +6,7 @@ Documented in tutorial 000, "간단한 에코서버".
   terminal 2:  bun run scripts/echo-client.ts
 `;
 
-import { cli, clientFlags, print, theirs, write } from "../lib/cli.ts";
+import { cli, clientFlags, print, peerText, write } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, message, signal } = cli(help, {
@@ -23,7 +23,7 @@ await conn.sendAll(message ?? (await ask(":")));
 conn.shutdown("write");
 const decoder = new TextDecoder();
 await write(">");
-for await (const piece of conn) await write(theirs(decoder.decode(piece, { stream: true })));
+for await (const piece of conn) await write(peerText(decoder.decode(piece, { stream: true })));
 await print(decoder.decode());
 
 async function ask(prompt: string): Promise<string> {

@@ -7,7 +7,7 @@ Documented in tutorial 000, "변형 : 에코서버2".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, print, theirs } from "../lib/cli.ts";
+import { cli, clientFlags, print, peerText } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, signal } = cli(help, clientFlags(4000));
@@ -33,5 +33,5 @@ for await (const line of console) {
   // otherwise wait for the other to receive, for ever.
   const bytes = Buffer.from(line);
   const [reply] = await Promise.all([conn.recvExactly(bytes.length), conn.sendAll(bytes)]);
-  await print(theirs(String(reply)));
+  await print(peerText(String(reply)));
 }

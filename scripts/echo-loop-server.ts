@@ -7,7 +7,7 @@ Documented in tutorial 000, "변형 : 에코서버2".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
 import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
@@ -31,9 +31,9 @@ async function echo(conn: Socket): Promise<void> {
   for (;;) {
     const chunk = await conn.recv(1024);
     if (chunk.length === 0) break; // the client has closed, or shut down its sending side
-    await print(theirs(decoder.decode(chunk, { stream: true })));
+    await print(peerText(decoder.decode(chunk, { stream: true })));
     await conn.sendAll(chunk);
   }
   const cutOff = decoder.decode();
-  if (cutOff !== "") await print(theirs(cutOff));
+  if (cutOff !== "") await print(peerText(cutOff));
 }

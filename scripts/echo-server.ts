@@ -7,7 +7,7 @@ Documented in tutorial 000, "간단한 에코서버".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
 import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
@@ -30,6 +30,6 @@ async function echo(conn: Socket): Promise<void> {
   // Once, and at most 1024 bytes: a short message comes whole as a rule, but TCP does not promise it,
   // and of a longer one the rest is lost. echo-loop-server.ts receives until the client has ended.
   const message = await conn.recv(1024);
-  await print(theirs(new TextDecoder().decode(message)));
+  await print(peerText(new TextDecoder().decode(message)));
   await conn.sendAll(message);
 }

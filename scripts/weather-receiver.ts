@@ -8,7 +8,7 @@ Documented in tutorial 001, "Server".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, theirs, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -46,13 +46,13 @@ async function receive(conn: Socket): Promise<void> {
     if (chunk.length === 0) break;
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
-    for (const line of lines) await print(`Data: ${theirs(line)}`);
+    for (const line of lines) await print(`Data: ${peerText(line)}`);
     if (rest.length > MAX_READING) {
       const sensor = formatAddress(conn.remoteAddress);
       return warn(`connection with ${sensor}: a reading of over ${MAX_READING} characters`);
     }
   }
   rest += decoder.decode();
-  if (rest !== "") await print(`Data: ${theirs(rest)}`);
+  if (rest !== "") await print(`Data: ${peerText(rest)}`);
   await print("no more data.");
 }

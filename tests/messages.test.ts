@@ -36,6 +36,13 @@ describe("message-server and message-client", () => {
     expect(await long.exit()).toBe(1);
     expect(long.stderr).toMatch(/^error: .*message too long\n$/);
 
+    const cut = ["--port", args[1]!, "--framing=delimited", "--message", "two\nlines"];
+    await using split = script("message-client", cut);
+    expect(await split.exit()).toBe(1);
+    expect(split.stderr).toMatch(
+      /^error: connection with 127\.0\.0\.1:\d+: the message holds the delimiter\n$/,
+    );
+
     using odd = listen({ port: 0 });
     await using client = script("message-client", ["--port", `${odd.address.port}`]);
     using conn = await odd.accept();

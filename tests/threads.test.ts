@@ -118,7 +118,7 @@ test("the relay's inner ports serve nobody but the relay", async () => {
   using intruder = await connect({ port: other! });
   await intruder.sendAll(JSON.stringify({ secret: "guessed", client: {} }).padEnd(160));
   expect(await recvAll(intruder).catch(failure)).toHaveLength(0);
-  await server.until(/the relay did not make/, "stderr");
+  await server.until(/the relay did not make it$/m, "stderr");
 });
 
 /** The TCP ports on which a process listens, from /proc (proc(5), proc_pid_net(5)). */

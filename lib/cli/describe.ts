@@ -1,11 +1,11 @@
-// Errors in the words of a person.
+// An error as one line for the person at the terminal.
 
 import { getSystemErrorMap } from "node:util";
 
 import { formatAddress } from "../address.ts";
 import { SocketError } from "../errors.ts";
 
-/** An error as a person wants it told; one that is our own mistake keeps its stack. */
+/** One line for an error of the system or a peer. Any other is a mistake in the program: it keeps its stack. */
 export function describe(error: unknown): string {
   if (typeof error === "string") return error;
   if (!(error instanceof SocketError)) {
@@ -13,7 +13,7 @@ export function describe(error: unknown): string {
     return syscall === undefined ? Bun.inspect(error) : message; // the system's errors need no stack
   }
   const { code, syscall, address } = error;
-  const why = reason(code);
+  const why = error.reason ?? reason(code);
   const peer = code === "ENOTFOUND" ? address.host : formatAddress(address);
   if (syscall === "connect") {
     const hint = code === "ECONNREFUSED" ? " (is the server running?)" : "";
@@ -24,8 +24,6 @@ export function describe(error: unknown): string {
     return `cannot listen on ${peer}: ${why}${hint}`;
   }
   if (syscall === "gethostbyname") return `${peer}: ${why}`;
-  if (syscall === "send" && code === "EINVAL")
-    return "cannot send: the message holds the delimiter";
   return `connection with ${peer}: ${why}`;
 }
 

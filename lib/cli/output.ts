@@ -85,11 +85,11 @@ export function answerWrites(): void {
 let onTerminal: boolean | undefined;
 
 /**
- * Text from the other side, to be printed. On a terminal it has a colour of its own, so that one sees
+ * Text that the peer sent, to be printed. On a terminal it has a colour of its own, so that one sees
  * who speaks (unless `NO_COLOR` is set), and characters that would command the terminal are shown as
  * unknown. In a pipe or a file it is as it came.
  */
-export function theirs(text: string): string {
+export function peerText(text: string): string {
   onTerminal ??= require("node:tty").isatty(1) as boolean;
   if (!onTerminal) return text;
   const harmless = text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
