@@ -1,6 +1,6 @@
 const help = `
-Copies a script as the start of your own: the script, and the files of lib that it needs, into a new
-folder. What is there already is never overwritten.
+Copies scripts as the start of your own: each with its partner of the other terminal, the files that they
+need, and a test. A folder that has a copy already gets what it lacks; nothing in it is overwritten.
 
   terminal 1:  bun run scripts/copy.ts echo-server ../my-echo
   terminal 2:  bun run ../my-echo/echo-server.ts
@@ -10,57 +10,80 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { basename, dirname, join, relative, resolve } from "node:path";
 
 import { cli, print, refuse } from "../lib/cli.ts";
+import { nearest } from "./copy/nearest.ts";
+import { adapt, placeOf, reached, withPartners } from "./copy/reach.ts";
+import { testOf } from "./copy/selftest.ts";
 
-const { script, folder } = cli(help, {
-  script: { type: "argument", about: "the script's name, as in echo-server" },
-  folder: { type: "argument", about: "the new folder" },
+const { scripts } = cli(help, {
+  scripts: { type: "arguments", about: "their names, as in echo-server; then the folder" },
 });
+if (scripts.length < 2) refuse("The folder is missing (see --help)");
+const folder = scripts.pop()!;
 const project = resolve(import.meta.dir, "..");
-
-const name = basename(script, ".ts");
-const names = readdirSync(join(project, "scripts")).map((file) => basename(file, ".ts"));
-if (!names.includes(name)) {
-  const near = names.sort((a, b) => distance(name, a) - distance(name, b)).slice(0, 3);
-  refuse(
-    `no script is called ${name}: did you mean ${near.join(", ")}? All: ${names.sort().join(", ")}`,
-  );
-}
 const target = resolve(folder);
-if (existsSync(target) && readdirSync(target).length > 0) refuse(`${folder} is not empty`);
 
-// The script lies beside lib in its new folder, no longer beside its siblings.
-const source = `scripts/${name}.ts`;
-write(
-  `${name}.ts`,
-  read(source).replaceAll('"../lib/', '"./lib/').replaceAll(source, `${name}.ts`),
-);
-for (const file of needed(source)) write(file, read(file));
+const all = readdirSync(import.meta.dir)
+  .filter((file) => file.endsWith(".ts"))
+  .map((file) => basename(file, ".ts"));
+const names = scripts.map((script) => basename(script, ".ts"));
+for (const name of names) {
+  if (name === "copy") refuse("copy works within the collection alone: copy another script");
+  if (!all.includes(name))
+    refuse(`no script is called ${name}: did you mean ${nearest(name, all)}`);
+}
+const hasCopy = existsSync(join(target, "lib/cli.ts"));
+if (!hasCopy && existsSync(target) && readdirSync(target).length > 0) {
+  refuse(`${folder} is not empty`);
+}
 
-// A project of its own, unless it is to be part of one.
-if (!inside("package.json")) {
-  const { engines, devDependencies } = JSON.parse(read("package.json"));
+const brought: string[] = [];
+const kept: string[] = [];
+const sources = withPartners(names, read);
+for (const file of reached(sources, read)) put(placeOf(file), adapt(file, read(file)));
+for (const name of names) put(`${name}.test.ts`, testOf(name, read(`scripts/${name}.ts`)));
+
+// A project of its own, unless it is part of one that has the types for Bun.
+const { engines, devDependencies, compilerOptions } = {
+  ...JSON.parse(read("package.json")),
+  ...JSON.parse(read("tsconfig.json")),
+};
+if (!hasTypes()) {
   const types = ["bun-types", "@types/node"].map((type) => [type, devDependencies[type]]);
+  const commands = Object.fromEntries(names.map((name) => [name, `bun run ${name}.ts`]));
   const own = { name: basename(target), private: true, type: "module", engines };
-  write("package.json", json({ ...own, devDependencies: Object.fromEntries(types) }));
+  const rest = { scripts: { start: `bun run ${names[0]}.ts`, ...commands, test: "bun test" } };
+  addNew("package.json", json({ ...own, ...rest, devDependencies: Object.fromEntries(types) }));
+  addNew(".gitignore", "node_modules/\n*.log\n");
 }
-if (!inside("tsconfig.json")) {
-  const { compilerOptions } = JSON.parse(read("tsconfig.json"));
-  write("tsconfig.json", json({ compilerOptions }));
-}
-await print(`next:  bun run ${relative("", join(target, `${name}.ts`))}`);
+addNew("tsconfig.json", json({ compilerOptions }));
 
-// What a file imports from lib, and what that imports.
-function needed(file: string, found = new Set<string>()): Set<string> {
-  for (const [, path] of read(file).matchAll(/(?: from |require\()"(\.[^"]+)"/g)) {
-    const other = join(dirname(file), path!);
-    if (!found.has(other)) needed(other, found.add(other));
-  }
-  return found;
+const ours = brought.filter((file) => !file.startsWith("lib/"));
+const lib = brought.length - ours.length;
+await print(`brought:  ${[...ours, `${lib} files of lib`].join(", ")}`);
+if (kept.length > 0) await print(`kept as they are, for they differ:  ${kept.join(", ")}`);
+const path = relative("", target) || ".";
+await print(`next:  bun run ${join(path, `${names[0]}.ts`)}`);
+
+function put(file: string, text: string): void {
+  const there = join(target, file);
+  if (!existsSync(there)) addNew(file, text);
+  else if (readFileSync(there, "utf8") !== text) kept.push(file);
 }
 
-function inside(file: string): boolean {
+function addNew(file: string, text: string): void {
+  const path = join(target, file);
+  if (existsSync(path)) return;
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, text, { flag: "wx" }); // fails rather than overwrite
+  brought.push(file);
+}
+
+// Whether a package.json here or above already brings the types.
+function hasTypes(): boolean {
   for (let at = target; ; at = dirname(at)) {
-    if (existsSync(join(at, file))) return true;
+    const file = join(at, "package.json");
+    const text = existsSync(file) ? readFileSync(file, "utf8") : "";
+    if (/"(bun-types|@types\/bun)"/.test(text)) return true;
     if (at === dirname(at)) return false;
   }
 }
@@ -69,26 +92,6 @@ function read(file: string): string {
   return readFileSync(join(project, file), "utf8");
 }
 
-function write(file: string, text: string): void {
-  const path = join(target, file);
-  mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, text, { flag: "wx" }); // fails rather than overwrite
-}
-
 function json(value: unknown): string {
   return `${JSON.stringify(value, null, 2)}\n`;
-}
-
-// Levenshtein's: how many letters to change, add or take away.
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const swap = row[j - 1]! + Number(a[i - 1] !== b[j - 1]);
-      next.push(Math.min(swap, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }

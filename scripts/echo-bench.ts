@@ -144,7 +144,10 @@ const result = {
 };
 if (json) await print(JSON.stringify(result));
 else await report();
-if (unanswered > 0 && !signal.aborted) await fail(`${unanswered} messages were not answered`);
+if (unanswered > 0 && !signal.aborted)
+  await fail(
+    unanswered === 1 ? "1 message was not answered" : `${unanswered} messages were not answered`,
+  );
 
 function quantile(share: number): number {
   let left = share * answered;

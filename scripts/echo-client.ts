@@ -6,7 +6,7 @@ Documented in tutorial 000, "간단한 에코서버".
   terminal 2:  bun run scripts/echo-client.ts
 `;
 
-import { cli, clientFlags, print, peerText, write } from "../lib/cli.ts";
+import { cli, clientFlags, peerText, print, warn, write } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, message, signal } = cli(help, {
@@ -16,15 +16,21 @@ const { host, port, message, signal } = cli(help, {
 
 using conn = await connect({ host, port, signal });
 signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
-await conn.sendAll(message ?? (await ask(":")));
+const sent = Buffer.from(message ?? (await ask(":")));
+await conn.sendAll(sent);
 
 // Our FIN says that this was all. The server's FIN, which ends the loop, says so of the reply: in
 // how many pieces it comes is up to the network, and a piece may end in the middle of a character.
 conn.shutdown("write");
 const decoder = new TextDecoder();
 await write(">");
-for await (const piece of conn) await write(peerText(decoder.decode(piece, { stream: true })));
+let received = 0;
+for await (const piece of conn) {
+  received += piece.length;
+  await write(peerText(decoder.decode(piece, { stream: true })));
+}
 await print(decoder.decode());
+if (received < sent.length) warn(`only ${received} of ${sent.length} bytes came back`);
 
 async function ask(prompt: string): Promise<string> {
   await write(prompt);

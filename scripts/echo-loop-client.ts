@@ -7,19 +7,21 @@ Documented in tutorial 000, "변형 : 에코서버2".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, print, peerText } from "../lib/cli.ts";
+import { cli, clientFlags, fail, peerText, print } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const { host, port, signal } = cli(help, clientFlags(4000));
 using conn = await connect({ host, port, signal });
 signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
 
-// Nobody receives while we wait for the keyboard. What comes unasked then is the end, as a rule.
 const name = formatAddress(conn.remoteAddress);
+if (process.stdin.isTTY) console.error(`connected to ${name}: type lines, an empty one ends`);
+
+// Nobody receives while we wait for the keyboard. What comes then, unasked, is usually the end.
 conn.waitReadable().then(
   () => {
     const isEnd = conn.tryRecv(1)?.length === 0;
-    throw isEnd ? `${name} has closed the connection` : `${name} sent more than the echo`;
+    fail(isEnd ? `${name} has closed the connection` : `${name} sent more than the echo`);
   },
   () => {}, // we closed first
 );

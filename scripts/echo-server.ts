@@ -8,13 +8,17 @@ Documented in tutorial 000, "간단한 에코서버".
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
-import { limitFlags } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const { host, port, forever, idleTimeout, signal } = cli(help, {
   ...serverFlags(4000),
   forever: { type: "boolean", about: "go on with the next client instead of exiting" },
-  idleTimeout: { ...limitFlags.idleTimeout, default: 0 }, // the tutorial waits as long as it takes
+  idleTimeout: {
+    type: "seconds",
+    default: 0, // as in the tutorial
+    min: 0,
+    about: "how long one recv or send may wait for the client, 0 for ever",
+  },
 });
 
 using server = listen({ host, port, signal });

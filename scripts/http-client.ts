@@ -8,7 +8,7 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, refuse, write } from "../lib/cli.ts";
+import { cli, clientFlags, fail, refuse, write } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const MAX_HEAD = 64 * 1024;
@@ -18,12 +18,14 @@ const { host, port, path, signal } = cli(help, {
   ...clientFlags(8000),
   path: { type: "string", default: "/", about: "what to get" },
 });
-if (!/^\/[!-~]*$/.test(path)) refuse(`--path must begin with / and hold no blanks, not "${path}"`);
+if (!path.startsWith("/")) refuse(`--path must begin with /, not "${path}"`);
+// In a request a path is ASCII without blanks: anything else is percent-encoded, as browsers do it.
+const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
 using conn = await connect({ host, port, signal });
 const name = formatAddress({ host, port });
 // HTTP/1.0: the reply comes as it is, not in HTTP/1.1's chunks, and ends with the connection.
-await conn.sendAll(`GET ${path} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);
+await conn.sendAll(`GET ${target} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);
 // shutdown(1) in the tutorial: no more from us, but we still listen.
 conn.shutdown("write");
 
@@ -36,8 +38,8 @@ while (!head.includes(END) && head.length <= MAX_HEAD) {
 const end = head.indexOf(END);
 const [, status, code] = head.toString("latin1").match(/^HTTP\/\d\.\d ((\d{3})[^\r\n]*)/) ?? [];
 
-if (end < 0 || status === undefined) throw `${name} did not answer in HTTP`;
-console.error(status.replace(/[^ -~]/g, "?")); // it must not command our terminal
+if (end < 0 || status === undefined) await fail(`${name} did not answer in HTTP`);
+console.error(status!.replace(/[^ -~]/g, "?")); // it must not command our terminal
 
 const body = head.subarray(end + END.length);
 const length = head.toString("latin1", 0, end).match(/^content-length: *(\d+) *$/im)?.[1];
@@ -48,5 +50,5 @@ for await (const chunk of conn) {
   await write(chunk);
 }
 const hasBody = code !== "204" && code !== "304";
-if (hasBody && received < Number(length)) throw `${name} sent ${received} of ${length} bytes`;
+if (hasBody && received < Number(length)) await fail(`${name} sent ${received} of ${length} bytes`);
 if (Number(code) >= 400) process.exitCode = 1;

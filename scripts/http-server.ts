@@ -5,8 +5,8 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
   terminal 1:  bun run scripts/http-server.ts
   terminal 2:  bun run scripts/http-client.ts              (or curl -i http://127.0.0.1:8000/)
 
-The tutorial names three ways to serve many clients: threads (see echo-threaded-server.ts), sockets
-that do not block (this script), and select (see select-server.ts). In its code for the first, ct.run()
+The tutorial names three ways to serve many clients: threads (as echo-threaded-server does), sockets
+that do not block (this script), and select (as select-server does). In its code for the first, ct.run()
 runs in the very thread that accepts; what was meant is ct.start().
 `;
 

@@ -41,7 +41,8 @@ for (const sent of outgoing) {
   const { value: reply } = await incoming.next();
   if (!reply) await fail("the server has closed the connection");
   else if (!reply.equals(sent)) await fail("a different message came back");
-  print(`${sent.length} bytes there and back: ${JSON.stringify(String(sent.subarray(0, 30)))}`);
+  const bytes = sent.length === 1 ? "1 byte" : `${sent.length} bytes`;
+  print(`${bytes} there and back: ${JSON.stringify(String(sent.subarray(0, 30)))}`);
 }
 
 function fill(text: Buffer): Buffer {

@@ -57,7 +57,7 @@ describe("echo-bench", () => {
     expect(await serveWith(repeats)).toBe("error: more came back than was sent\n");
     const closes = async (conn: Socket) => (await conn.recvExactly(1000)) && conn.close();
     expect(await serveWith(closes)).toBe("error: the server has closed a connection\n");
-    expect(await serveWith(async () => {})).toMatch(/error: 1 messages were not answered\n$/);
+    expect(await serveWith(async () => {})).toMatch(/error: 1 message was not answered\n$/);
   });
 
   test("a signal ends it before its time, with what was measured until then", async () => {

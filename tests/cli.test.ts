@@ -33,7 +33,7 @@ describe("every script", () => {
     async (name) => {
       for (const [args, named] of [
         [["--no-such-flag"], "--no-such-flag"],
-        [["stray"], "stray"],
+        [["stray"], name === "copy" ? "folder" : "stray"], // any number of scripts, then the folder
       ] as const) {
         const words = name === "copy" ? ["echo-server", "folder"] : [];
         await using process = script(name, [...words, ...args]);

@@ -2,7 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect } from "../lib/socket.ts";
+import { connect, listen } from "../lib/socket.ts";
 import { python, pythonClient, script, testPython, PATIENCE_MS } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -35,6 +35,17 @@ describe("echo-server and echo-client", () => {
     expect(await client.exit()).toBe(0);
     server.kill("SIGTERM");
     expect(await server.exit()).toBe(0);
+  });
+
+  test("a message that the server takes only the beginning of: the client says so", async () => {
+    using server = listen({ port: 0 });
+    const args = ["--port", `${server.address.port}`, "--message", "x".repeat(5000)];
+    await using client = script("echo-client", args);
+    using conn = await server.accept();
+    await conn.sendAll((await conn.recvExactly(5000)).subarray(0, 1024));
+    conn.close();
+    expect(await client.exit()).toBe(0);
+    expect(client.stderr).toBe("warning: only 1024 of 5000 bytes came back\n");
   });
 
   test("an empty line, and the end of input, send nothing", async () => {

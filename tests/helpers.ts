@@ -21,7 +21,9 @@ export function tellRunning(): void {
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
 /** The names of all scripts. */
-export const scripts = readdirSync(`${root}/scripts`).map((file) => file.replace(/\.ts$/, ""));
+export const scripts = readdirSync(`${root}/scripts`)
+  .filter((file) => file.endsWith(".ts"))
+  .map((file) => file.replace(/\.ts$/, ""));
 
 /** Those that listen until a signal, or until they have served. */
 export const servers = scripts.filter((name) => /server$|receiver$/.test(name));

@@ -27,6 +27,9 @@ describe("http-server and http-client", () => {
     expect(client.stderr).toBe("200 OK\n");
     expect(client.stdout).toContain("<title>200 OK</title>");
     expect(client.stdout).toContain("GET /a?&lt;b&gt; HTTP/1.0\r\n");
+    await using encoded = script("http-client", ["--port", `${port}`, "--path", "/안녕 x?a=%20"]);
+    expect(await encoded.exit()).toBe(0);
+    expect(encoded.stdout).toContain("GET /%EC%95%88%EB%85%95%20x?a=%20 HTTP/1.0\r\n");
     await using wrong = script("http-client", ["--path", "no slash"]);
     expect(await wrong.exit()).toBe(2);
     expect(wrong.stderr).toMatch(/^error: --path .*"no slash"\n$/);

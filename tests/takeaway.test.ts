@@ -37,36 +37,84 @@ async function runs(command: string[], name: string): Promise<void> {
 }
 
 describe("copy", () => {
-  test.each(scripts.filter((name) => name !== "copy"))("%s type-checks and runs", async (name) => {
-    const target = join(folder, "copies", name);
-    await using copying = script("copy", [name, target]);
-    expect(await copying.exit()).toBe(0);
-    expect(copying.stdout).toMatch(new RegExp(`^next: {2}bun run .*/${name}\\.ts\n$`));
-    // What \`bun install\` would do, without a network.
+  // What `bun install` would do, without a network.
+  const install = (target: string) =>
     symlinkSync(join(root, "node_modules"), join(target, "node_modules"));
+
+  test.each(scripts.filter((name) => name !== "copy"))(
+    "%s type-checks, runs, and passes its own test",
+    async (name) => {
+      const target = join(folder, "copies", name);
+      await using copying = script("copy", [name, target]);
+      expect(await copying.exit(), copying.stderr).toBe(0);
+      const told = new RegExp(
+        `^brought: {2}${name}\\.ts, .*\\d+ files of lib\nnext: {2}bun run .*/${name}\\.ts\n$`,
+      );
+      expect(copying.stdout).toMatch(told);
+      await using testing = new Process(["bash", "-c", `cd '${target}' && '${bun}' test`]);
+      expect(await testing.exit(), testing.stderr).toBe(0);
+      expect(testing.stderr).toContain("\n 1 pass\n 0 fail\n");
+
+      install(target);
+      await using checking = new Process([bun, "check", "--cwd", target]);
+      expect(await checking.exit(), checking.stdout + checking.stderr).toBe(0);
+      await runs([bun, "run", join(target, `${name}.ts`)], name);
+      await using helped = new Process([bun, "run", join(target, `${name}.ts`), "--help"]);
+      await helped.exit();
+      for (const [file] of helped.stdout.matchAll(/[\w-]+\.ts\b/g)) {
+        expect(existsSync(join(target, file))).toBe(true);
+      }
+    },
+  );
+
+  test("takes only what the script needs", () => {
+    const lib = (name: string) => readdirSync(join(folder, "copies", name, "lib"));
+    for (const file of ["threads.ts", "serve.ts", "framing.ts", "select.ts"]) {
+      for (const name of ["echo-client", "echo-server"]) expect(lib(name)).not.toContain(file);
+    }
+    expect(lib("message-server")).toContain("framing.ts");
+    const beside = readdirSync(join(folder, "copies/echo-client"));
+    expect(beside).toContain("echo-server.ts"); // its partner
+    expect(beside).toContain(".gitignore");
+  });
+
+  test("adds to a copy, and never overwrites what is different there", async () => {
+    const target = join(folder, "grows");
+    await using first = script("copy", ["echo-server", target]);
+    expect(await first.exit()).toBe(0);
+    await using nothing = script("copy", ["echo-server", target]);
+    expect(await nothing.exit()).toBe(0);
+    expect(nothing.stdout).toStartWith("brought:  0 files of lib\n");
+
+    const mine = join(target, "echo-server.ts");
+    writeFileSync(mine, `${await Bun.file(mine).text()}// mine\n`);
+    const args = ["echo-server", "message-server", "http-client", target];
+    await using more = script("copy", args);
+    expect(await more.exit()).toBe(0);
+    expect(more.stdout).toContain("kept as they are, for they differ:  echo-server.ts\n");
+    expect(await Bun.file(mine).text()).toEndWith("// mine\n");
+    await using testing = new Process(["bash", "-c", `cd '${target}' && '${bun}' test`]);
+    expect(await testing.exit(), testing.stderr).toBe(0);
+    expect(testing.stderr).toContain("\n 3 pass\n 0 fail\n");
+  });
+
+  test.each([
+    ["without the types", {}, true],
+    ["with the types", { devDependencies: { "bun-types": "*" } }, false],
+  ])("below a folder with a package.json, %s, it type-checks too", async (what, own, brings) => {
+    const project = join(folder, what.replaceAll(" ", "-"));
+    mkdirSync(project);
+    writeFileSync(join(project, "package.json"), JSON.stringify(own));
+    const target = join(project, "echo");
+    await using copying = script("copy", ["echo-server.ts", target]);
+    expect(await copying.exit()).toBe(0);
+    expect(existsSync(join(target, "package.json"))).toBe(brings); // with what it depends on
+    install(brings ? target : project);
     await using checking = new Process([bun, "check", "--cwd", target]);
     expect(await checking.exit(), checking.stdout + checking.stderr).toBe(0);
-    await runs([bun, "run", join(target, `${name}.ts`)], name);
   });
 
-  test("takes only what the script needs", async () => {
-    const lib = (name: string) => readdirSync(join(folder, "copies", name, "lib"));
-    expect(lib("echo-client")).not.toContain("threads.ts");
-    expect(lib("echo-client")).not.toContain("framing.ts");
-    expect(lib("message-server")).toContain("framing.ts");
-  });
-
-  test("is part of a project that is there already", async () => {
-    const project = join(folder, "project");
-    mkdirSync(project);
-    writeFileSync(join(project, "package.json"), "{}");
-    await using copying = script("copy", ["echo-server.ts", join(project, "echo")]);
-    expect(await copying.exit()).toBe(0);
-    expect(existsSync(join(project, "echo/package.json"))).toBe(false);
-    expect(existsSync(join(project, "echo/tsconfig.json"))).toBe(true);
-  });
-
-  test("never overwrites, and names what is near when there is no such script", async () => {
+  test("refuses in one line what it cannot do, and names what is near", async () => {
     const target = join(folder, "full");
     mkdirSync(target);
     writeFileSync(join(target, "notes"), "mine");
@@ -75,13 +123,18 @@ describe("copy", () => {
     expect(copying.stderr).toBe(`error: ${target} is not empty\n`);
     expect(readdirSync(target)).toEqual(["notes"]);
 
-    await using unknown = script("copy", ["ecko-server", join(folder, "none")]);
+    const none = join(folder, "none");
+    await using unknown = script("copy", ["echo-client", "ecko-server", none]);
     expect(await unknown.exit()).toBe(2);
     expect(unknown.stderr).toMatch(
       /^error: no script is called ecko-server: did you mean echo-server, /,
     );
     for (const name of scripts) expect(unknown.stderr).toContain(name);
-    expect(existsSync(join(folder, "none"))).toBe(false);
+
+    await using itself = script("copy", ["copy", none]);
+    expect(await itself.exit()).toBe(2);
+    expect(itself.stderr).toMatch(/^error: copy works within the collection alone.*\n$/);
+    expect(existsSync(none)).toBe(false);
 
     await using lacking = script("copy", ["echo-server"]);
     expect(await lacking.exit()).toBe(2);

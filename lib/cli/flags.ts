@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 export type Flag =
   | { type: "boolean"; about: string }
   | { type: "argument"; about: string } // no flag at all: a word, taken in the order given here
+  | { type: "arguments"; about: string } // all the words that are left, at least one
   | { type: "string"; about: string; default?: string; env?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
   | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
@@ -28,15 +29,17 @@ export type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
   : F extends { type: "argument" }
     ? string
-    : F extends { type: "string" }
-      ? F extends { default: string }
-        ? string
-        : string | undefined
-      : F extends { type: "numbers" }
-        ? string[]
-        : F extends { type: "choice"; choices: readonly (infer Choice)[] }
-          ? Choice
-          : number;
+    : F extends { type: "arguments" }
+      ? string[]
+      : F extends { type: "string" }
+        ? F extends { default: string }
+          ? string
+          : string | undefined
+        : F extends { type: "numbers" }
+          ? string[]
+          : F extends { type: "choice"; choices: readonly (infer Choice)[] }
+            ? Choice
+            : number;
 
 /** `--host` and `--port` of a script that listens; `HOST` and `PORT` in the environment count too. */
 export function serverFlags(port: number) {
@@ -69,7 +72,7 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
   for (const [name, flag] of Object.entries(flags)) {
     const text = given[kebab(name)];
     if (given.help) values[name] = text;
-    else if (flag.type === "argument") values[name] = text;
+    else if (flag.type === "argument" || flag.type === "arguments") values[name] = text;
     else if (flag.type === "boolean") values[name] = text ?? false;
     else values[name] = valueOf(flag, kebab(name), text);
   }
@@ -80,6 +83,7 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
 export function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]): [string, string] => {
     if (flag.type === "argument") return [name.toUpperCase(), flag.about];
+    if (flag.type === "arguments") return [`${name.toUpperCase()}…`, flag.about];
     if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
     if (name === "trace") return ["--trace", flag.about];
     const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];
@@ -99,8 +103,10 @@ const TAKES = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", secon
 function parse(flags: Flags, args: string[]): Record<string, unknown> {
   const options: Record<string, { type: "boolean" | "string" }> = {};
   const words: string[] = [];
+  let rest: string | undefined;
   for (const [name, { type }] of Object.entries(flags)) {
-    if (type === "argument") words.push(name);
+    if (type === "arguments") rest = name;
+    if (type === "argument" || type === "arguments") words.push(name);
     else options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
   }
   try {
@@ -109,9 +115,14 @@ function parse(flags: Flags, args: string[]): Record<string, unknown> {
     const { values, positionals } = parsed;
     const [missing] = words.slice(positionals.length);
     const [stray] = positionals.slice(words.length);
-    if (stray !== undefined) throw new Error(`Unexpected argument '${stray}'`);
+    if (stray !== undefined && rest === undefined)
+      throw new Error(`Unexpected argument '${stray}'`);
     if (missing !== undefined && !values.help) throw new Error(`The ${missing} is missing`);
-    return { ...values, ...Object.fromEntries(words.map((word, i) => [word, positionals[i]])) };
+    const given = words.map((word, i) => [
+      word,
+      word === rest ? positionals.slice(i) : positionals[i],
+    ]);
+    return { ...values, ...Object.fromEntries(given) };
   } catch (error) {
     // What follows the first sentence is advice on `--`, which no script here can use.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
@@ -138,7 +149,7 @@ function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
 }
 
-type Valued = Exclude<Flag, { type: "boolean" | "argument" }>;
+type Valued = Exclude<Flag, { type: "boolean" | "argument" | "arguments" }>;
 
 function valueOf(flag: Valued, name: string, typed: unknown): unknown {
   const env = (flag.env !== undefined && process.env[flag.env]) || undefined;
