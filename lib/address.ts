@@ -25,3 +25,35 @@ export function formatAddress({ host, port }: Address): string {
 export function isPath(host: string): boolean {
   return /^([a-z]:)?[/\\]/i.test(host); // on Windows too
 }
+
+/** Whether this is an IP address and no name. */
+export function isNumeric(host: string): boolean {
+  if (!host.includes(":")) return IPV4.test(host);
+  return URL.canParse(`http://[${host.replace(/%.+$/, "")}]`);
+}
+
+const IPV4 = /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(?!$)|$)){4}$/;
+
+/**
+ * The address of a socket's end as people write it. To an IPv6 socket, an IPv4 peer is `::ffff:…`
+ * (ipv6(7)). And a link-local address, which means nothing without its interface, has that behind a
+ * `%` (RFC 4007, section 11): Bun leaves it out. It is that of `scoped`, an address of the same
+ * connection that has it, or of the one interface that has `own`, our end.
+ *
+ * @example
+ * asWritten("::ffff:127.0.0.1"); // "127.0.0.1"
+ * asWritten("fe80::1", "fe80::2%eth0"); // "fe80::1%eth0"
+ */
+export function asWritten(host: string, scoped = "", own = host): string {
+  if (host.startsWith("::ffff:") && host.includes(".")) return host.slice(7);
+  if (!/^fe[89ab]./i.test(host) || host.includes("%")) return host;
+  const [scope = interfaceOf(own)] = scoped.match(/%.+$/) ?? [];
+  return host + scope;
+}
+
+function interfaceOf(own: string): string {
+  const { networkInterfaces } = require("node:os") as typeof import("node:os");
+  const all = Object.entries(networkInterfaces());
+  const names = all.filter(([, addresses]) => addresses!.some(({ address }) => address === own));
+  return names.length === 1 ? `%${names[0]![0]}` : ""; // VLANs share one: then nobody knows
+}

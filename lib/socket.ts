@@ -5,27 +5,16 @@
 // `trySend`, `tryAccept`), one way to wait (`socket/readiness.ts`), and each awaitable verb is the two
 // together. `select.ts` stands on the same two.
 
-import type { Address } from "./address.ts";
-import { SocketError } from "./errors.ts";
-import { MAX_DELAY } from "./socket/alarm.ts";
 import { calls } from "./socket/calls.ts";
-import { checkTimeout } from "./socket/check.ts";
-import { type Handle, type Owner, Socket } from "./socket/connection.ts";
+import type { Socket } from "./socket/connection.ts";
+import { dial } from "./socket/dial.ts";
 import { ServerSocket } from "./socket/server.ts";
-import {
-  checkAddress,
-  type ConnectOptions,
-  type ListenOptions,
-  systemError,
-} from "./socket/where.ts";
+import type { ConnectOptions, ListenOptions } from "./socket/where.ts";
 
 export type { Address } from "./address.ts";
 export { Socket, type WaitOptions } from "./socket/connection.ts";
 export { ServerSocket } from "./socket/server.ts";
 export type { ConnectOptions, HostAndPort, ListenOptions, SocketFile } from "./socket/where.ts";
-
-/** Our end of a connection that Bun has not told us about: any address. */
-const ANY: Address = { host: "0.0.0.0", port: 0 };
 
 /**
  * Opens a server: Python's `socket()`, `bind()` and `listen()` in one; bind(2), listen(2).
@@ -41,7 +30,10 @@ export function listen(options: ListenOptions): ServerSocket {
 }
 
 /**
- * Opens a connection: Python's `socket()` and `connect()`; connect(2).
+ * Opens a connection: Python's `socket.create_connection`; connect(2).
+ *
+ * A name is looked up, and of several addresses the next is tried when one refuses, or has not
+ * answered for 250 ms (RFC 8305). The first connection counts. What was given up leaves nothing behind.
  *
  * Rejects with `SocketError` (`ECONNREFUSED`, `ENOTFOUND`, `ETIMEDOUT`, …) or the signal's reason.
  *
@@ -81,32 +73,4 @@ export async function socketpair({ host }: { host?: string } = {}): Promise<Sock
   }
   const close = () => [near, far].forEach((end) => end.close());
   return { near, far, [Symbol.dispose]: close };
-}
-
-async function dial(options: ConnectOptions): Promise<Socket> {
-  const { timeout, signal } = options;
-  const { address, own } = checkAddress(options, 1);
-  const near = "path" in options ? address : ANY;
-  const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
-  signal?.throwIfAborted();
-
-  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-  const abort = () => reject(signal?.reason);
-  const expire = () => reject(new SocketError("ETIMEDOUT", "connect", address));
-  signal?.addEventListener("abort", abort);
-  const timer = delay === undefined ? undefined : setTimeout(expire, delay);
-
-  // Bun cannot call off an attempt: one that nobody waits for any more is reset when it succeeds.
-  let waiting = true;
-  const opened = (handle: Handle) =>
-    waiting ? resolve(new Socket(handle, near, address)) : handle.terminate();
-  const data: Owner = { opened };
-  Bun.connect({ ...own, data }).catch((cause) => reject(systemError(cause, "connect", address)));
-  try {
-    return await promise;
-  } finally {
-    waiting = false;
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", abort);
-  }
 }

@@ -19,6 +19,7 @@ let files = 0;
 function lib(
   end: "connected" | "accepted",
   where: () => { host: string } | { path: string },
+  limit?: { timeout: number },
 ): Kind {
   return {
     hasReset: !("path" in where()),
@@ -26,7 +27,7 @@ function lib(
       const at = where();
       using server = listen("path" in at ? at : { ...at, port: 0 });
       const target = "path" in at ? at : server.address;
-      const [near, far] = await Promise.all([connect(target), server.accept()]);
+      const [near, far] = await Promise.all([connect({ ...target, ...limit }), server.accept()]);
       const [conn, other] = end === "connected" ? [near, far] : [far, near];
       return { conn, peer: libPeer(other) };
     },
@@ -105,6 +106,10 @@ const unix = () => ({ path: join(folder, `${files++}`) });
 
 describe.each([
   ["IPv4, connected", lib("connected", () => ({ host: "127.0.0.1" }))],
+  [
+    "IPv4, connected within a limit",
+    lib("connected", () => ({ host: "127.0.0.1" }), { timeout: 60_000 }),
+  ],
   ["IPv4, accepted", lib("accepted", () => ({ host: "127.0.0.1" }))],
   ["IPv6, connected", lib("connected", () => ({ host: "::1" }))],
   ["IPv6, accepted", lib("accepted", () => ({ host: "::1" }))],

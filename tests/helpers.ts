@@ -1,7 +1,7 @@
 // What the tests share: processes that never outlive their test, connected pairs, and CPython.
 
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "bun:test";
 
@@ -36,6 +36,63 @@ const python3 = Bun.which("python3");
 export function testPython(name: string, body: () => Promise<void>): void {
   if (python3 === null) test.skip(`${name} (skipped: no python3)`, body);
   else test(name, body);
+}
+
+const hasNamespaces = process.getuid?.() === 0 && Bun.which("ip") !== null;
+
+/** A test with a network of its own, which Linux gives to root. */
+export function testNetwork(name: string, body: () => Promise<void>): void {
+  if (hasNamespaces) test(name, body);
+  else test.skip(`${name} (skipped: no root, or no ip of iproute2)`, body);
+}
+
+/**
+ * A network namespace with a cable that ends nowhere: `ip` is run in it. Its processes are 10.77.0.1 and
+ * 2001:db8::1, and fe80::5 on the interface `near`; what is sent to the addresses that end in 9 is
+ * never answered. `hosts` is its /etc/hosts, and 10.77.0.9 its name server. Disposing removes it.
+ */
+export class Network implements Disposable {
+  readonly name = `net-${process.pid}-${Math.random().toString(36).slice(2, 8)}`;
+
+  constructor(hosts = "") {
+    this.#run("ip", "netns", "add", this.name);
+    mkdirSync(this.#etc, { recursive: true });
+    writeFileSync(`${this.#etc}/hosts`, hosts);
+    writeFileSync(`${this.#etc}/resolv.conf`, "nameserver 10.77.0.9\n");
+    this.ip("link", "set", "lo", "up");
+    this.ip("link", "add", "near", "type", "veth", "peer", "name", "far");
+    for (const end of ["near", "far"]) this.ip("link", "set", end, "up");
+    this.ip("addr", "add", "10.77.0.1/24", "broadcast", "10.77.0.255", "dev", "near");
+    for (const address of ["2001:db8::1/64", "fe80::5/64"]) {
+      this.ip("-6", "addr", "add", address, "dev", "near", "nodad");
+    }
+    for (const nobody of ["10.77.0.9", "2001:db8::9"]) {
+      this.ip("neigh", "add", nobody, "lladdr", "02:00:00:00:00:09", "dev", "near");
+    }
+  }
+
+  get #etc(): string {
+    return `/etc/netns/${this.name}`;
+  }
+
+  ip(...args: string[]): void {
+    this.#run("ip", "-n", this.name, ...args);
+  }
+
+  /** A process in it. */
+  process(command: string[]): Process {
+    return new Process(["ip", "netns", "exec", this.name, ...command]);
+  }
+
+  [Symbol.dispose](): void {
+    Bun.spawnSync(["ip", "netns", "del", this.name]);
+    rmSync(this.#etc, { recursive: true });
+  }
+
+  #run(...command: string[]): void {
+    const { exitCode, stderr } = Bun.spawnSync(command);
+    if (exitCode !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
+  }
 }
 
 const running = new Set<Process>();

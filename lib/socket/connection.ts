@@ -9,7 +9,7 @@
 
 import { Alarm } from "./alarm.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
-import type { Address } from "../address.ts";
+import { type Address, asWritten } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { CHUNK, Inbox, Outbox } from "./queues.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
@@ -87,12 +87,16 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     this.#handle = handle;
     handle.data = this;
     // Bun forgets the addresses when the connection ends, which may be before we hear that it began.
-    const host = handle.remoteAddress ?? remote.host;
+    const scoped = remote.host || local.host;
+    const host = asWritten(handle.remoteAddress ?? remote.host, scoped, handle.localAddress);
     this.#remoteHost = host === lastHost ? lastHost : (lastHost = host);
     this.#remotePort = handle.remotePort ?? remote.port;
     const any = local.host === "0.0.0.0" || local.host === "::";
     this.#local = any
-      ? { host: handle.localAddress ?? local.host, port: handle.localPort ?? local.port }
+      ? {
+          host: asWritten(handle.localAddress ?? local.host, host),
+          port: handle.localPort ?? local.port,
+        }
       : local;
   }
 

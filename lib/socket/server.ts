@@ -1,6 +1,6 @@
 // A listening socket: the queue of connections that wait for `accept()`, and its limit.
 
-import { type Address, isPath } from "../address.ts";
+import { type Address, asWritten, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
@@ -23,18 +23,18 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   /** @internal Use `listen()`. */
   constructor(options: ListenOptions) {
-    const { backlog = 511, reusePort = false, signal } = options;
+    const { backlog = 511, reusePort = false, ipv6Only = false, signal } = options;
     this.#backlog = checkCount("backlog", backlog, 1);
     const { address, own } = checkAddress(options, 0);
     const file = "path" in options;
     try {
       using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
-      const shared = { ...own, reusePort };
+      const shared = { ...own, reusePort, ipv6Only };
       this.#listener = Bun.listen({ ...shared, data: this });
     } catch (cause) {
       throw systemError(cause, "listen", address);
     }
-    this.address = file ? address : boundAddress(this.#listener);
+    this.address = file ? address : boundAddress(this.#listener, address);
     this.#signal = signal;
     signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.close();
@@ -159,8 +159,8 @@ function isBroken(conn: Socket): boolean {
 }
 
 // getsockname(2) fills in the object that it is given. Bun has it, though its types leave it out.
-function boundAddress(listener: Bun.SocketListener<Owner>): Address {
+function boundAddress(listener: Bun.SocketListener<Owner>, asked: Address): Address {
   const name = { address: "", port: 0 };
   (listener as unknown as { getsockname(into: object): void }).getsockname(name);
-  return { host: name.address, port: name.port };
+  return { host: asWritten(name.address, asked.host), port: name.port };
 }

@@ -1,0 +1,136 @@
+// How a connection comes about, before there is a Socket: names, several addresses, time limits, and
+// calling off what nobody waits for any more.
+
+import { type Address, isNumeric } from "../address.ts";
+import { SocketError } from "../errors.ts";
+import { MAX_DELAY } from "./alarm.ts";
+import { checkTimeout } from "./check.ts";
+import { type Handle, type Owner, Socket } from "./connection.ts";
+import { checkAddress, type ConnectOptions, isLocal, systemError } from "./where.ts";
+
+/** How long one address has, in ms, before the next is tried beside it: RFC 8305, section 5. */
+const STAGGER_MS = 250;
+
+/** Our end of a connection that Bun has not told us about: any address. */
+const ANY: Address = { host: "0.0.0.0", port: 0 };
+
+/** What hears of an attempt: one of the two, once, unless it is called off before. */
+interface Hears {
+  opened(handle: Handle): void;
+  failed(cause: unknown): void;
+}
+
+/** Ends an attempt that is under way. */
+type CallOff = () => void;
+
+/** `connect()`: one connection, or an error and nothing left of any attempt. */
+export async function dial(options: ConnectOptions): Promise<Socket> {
+  const { timeout, signal } = options;
+  const { address, own } = checkAddress(options, 1);
+  const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
+  signal?.throwIfAborted();
+
+  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
+  const underWay = new Set<CallOff>();
+  const callOff = () => underWay.forEach((end) => end());
+  const abort = () => reject(signal?.reason);
+  const expire = () => reject(new SocketError("ETIMEDOUT", "connect", address));
+  signal?.addEventListener("abort", abort);
+  const timer = delay === undefined ? undefined : setTimeout(expire, delay);
+  const file = "path" in options;
+  const hears: Hears = {
+    opened(handle) {
+      callOff(); // the others
+      // Here is the place for what comes before the program's own first byte.
+      resolve(new Socket(handle, file ? address : ANY, address));
+    },
+    failed: (cause) => reject(systemError(cause, "connect", address)),
+  };
+  try {
+    if (file) underWay.add(tryForGood(own, hears));
+    else {
+      const hosts = await Promise.race([lookUp(address), promise as Promise<never>]);
+      const limited = hosts.length > 1 || delay !== undefined || signal !== undefined;
+      if (limited) tryInTurn(hosts, address.port, underWay, hears);
+      else underWay.add(tryForGood({ ...own, ...{ hostname: hosts[0] } }, hears));
+    }
+    return await promise;
+  } catch (error) {
+    callOff();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+// The addresses in the order in which they are tried, the two families in turn: RFC 8305, section 4.
+// A lookup of the system cannot be called off: it ends by itself, while nobody waits for it any more.
+async function lookUp(address: Address): Promise<string[]> {
+  const { host } = address;
+  if (isNumeric(host)) return [host];
+  if (isLocal(host)) return ["::1", "127.0.0.1"];
+  try {
+    const { lookup } = require("node:dns/promises") as typeof import("node:dns/promises");
+    const found = await lookup(host, { all: true });
+    const first = found.filter(({ family }) => family === found[0]!.family);
+    const second = found.filter(({ family }) => family !== found[0]!.family);
+    const inTurn = found.flatMap((_, i) => [...first.slice(i, i + 1), ...second.slice(i, i + 1)]);
+    return [...new Set(inTurn.map(({ address }) => address))];
+  } catch (cause) {
+    throw systemError(cause, "connect", address);
+  }
+}
+
+// One address after the other: the next when one has failed, or has not answered for a while.
+function tryInTurn(hosts: string[], port: number, underWay: Set<CallOff>, hears: Hears): void {
+  let [started, failures] = [0, 0];
+  let timer: Timer | undefined;
+  const next = () => {
+    clearTimeout(timer);
+    const host = hosts[started++];
+    if (host === undefined) return;
+    timer = setTimeout(next, STAGGER_MS);
+    underWay.add(tryOne(host, port, { opened: hears.opened, failed }));
+  };
+  const failed = (cause: unknown) => {
+    if (++failures === hosts.length) hears.failed(cause);
+    else next();
+  };
+  underWay.add(() => clearTimeout(timer));
+  next();
+}
+
+// An attempt that can be called off. `Bun.connect` has no such thing; a socket of node:net does, and
+// what is inside it is a Bun socket like any other, once it has our handlers. (Loaded when it is
+// needed: it takes longer to load than most programs.)
+function tryOne(host: string, port: number, hears: Hears): CallOff {
+  const { connect } = require("node:net") as typeof import("node:net");
+  const stream = connect({ host, port, allowHalfOpen: true, autoSelectFamily: false });
+  const handle = (stream as unknown as { _handle: Handle })._handle;
+  let over = false;
+  const end = (tell: () => void) => {
+    if (over) return;
+    over = true;
+    tell();
+  };
+  const opened = () => end(() => hears.opened(handle));
+  const failed = (cause: unknown) => end(() => hears.failed(cause));
+  const takeOver = () => {
+    if (over) return handle.terminate();
+    handle.reload({ socket: { ...Socket.handlers, connectError: (_, cause) => failed(cause) } });
+    handle.data = { opened };
+  };
+  stream.on("error", failed); // what the system says at once
+  stream.on("connectionAttempt", () => process.nextTick(takeOver));
+  return () => end(() => handle.terminate());
+}
+
+// An attempt that stays until the system ends it: a numeric address that nobody has set a limit for,
+// or a file, which answers at once.
+function tryForGood(own: Bun.UnixSocketOptions<Owner>, hears: Hears): CallOff {
+  let over = false;
+  const opened = (handle: Handle) => (over ? handle.terminate() : hears.opened(handle));
+  Bun.connect({ ...own, data: { opened } }).catch(hears.failed);
+  return () => (over = true);
+}

@@ -1,0 +1,295 @@
+// How a connection comes about: names, several addresses, limits, and what is given up.
+
+import { getEventListeners } from "node:events";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import {
+  failure,
+  Network,
+  PATIENCE_MS,
+  Process,
+  python,
+  root,
+  testNetwork,
+  testPython,
+} from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+/** CPython listens at an address, and its queue is full: Linux does not answer who comes then. */
+function fullServer(host = "127.0.0.1"): Process {
+  const code = `
+host = sys.argv[1]; family = socket.AF_INET6 if ":" in host else socket.AF_INET
+s = listen(0, host, family)
+full = [socket.socket(family) for _ in range(4)]
+for c in full: c.setblocking(False); c.connect_ex(s.getsockname())
+print("full"); sys.stdin.readline()`;
+  return python(code, host);
+}
+
+const LIB = `
+import { connect, listen } from ${JSON.stringify(join(root, "lib/socket.ts"))};
+import { readdirSync } from "node:fs";
+const descriptors = () => readdirSync("/proc/self/fd").length;
+const since = performance.now.bind(performance);
+const say = (...values) => console.log(values.map((value) => JSON.stringify(value)).join(" "));
+`;
+
+/** A program over the lib, in a process of its own. */
+function program(code: string): string[] {
+  return [process.execPath, "-e", LIB + code];
+}
+
+function descriptors(): number {
+  return readdirSync("/proc/self/fd").length;
+}
+
+/** A server for each of two addresses, on one port. */
+function onBoth(first: string, second: string): [ServerSocket, ServerSocket] {
+  for (;;) {
+    const one = listen({ host: first, port: 0 });
+    try {
+      return [one, listen({ host: second, port: one.address.port })];
+    } catch {
+      one.close(); // somebody else has that port of the second
+    }
+  }
+}
+
+describe("what is given up", () => {
+  testPython("leaves no descriptor: a timeout, a signal", async () => {
+    await using server = fullServer();
+    const port = await server.port();
+    await server.until(/full/);
+    await failure(connect({ port, timeout: 1 })); // whatever the first one loads
+    const before = descriptors();
+    const { signal } = new AbortController();
+    for (let i = 0; i < 5; i++) {
+      const error = await failure(connect({ port, signal, timeout: 20 }));
+      expect(error.message).toBe(`connect ETIMEDOUT 127.0.0.1:${port}`);
+      const stop = new AbortController();
+      const waiting = failure(connect({ port, signal: stop.signal }));
+      await Bun.sleep(1);
+      stop.abort("enough");
+      expect(await waiting).toBe("enough");
+      const atOnce = new AbortController();
+      const begun = failure(connect({ port, signal: atOnce.signal }));
+      atOnce.abort("at once");
+      expect(await begun).toBe("at once");
+    }
+    expect(descriptors()).toBe(before);
+    expect(getEventListeners(signal, "abort")).toEqual([]);
+  });
+
+  testPython("keeps no process alive", async () => {
+    await using server = fullServer();
+    const port = await server.port();
+    await server.until(/full/);
+    // The kernel would go on for two minutes; the timer that is too long, for one.
+    const code = `
+await connect({ port: ${port}, timeout: 20 }).catch(({ code }) => say(code));
+const stop = new AbortController();
+setTimeout(() => stop.abort(), 20);
+await connect({ port: ${port}, timeout: 60_000, signal: stop.signal }).catch(({ name }) => say(name));`;
+    await using child = new Process(program(code));
+    expect(await child.exit()).toBe(0);
+    expect(child.stdout).toBe('"ETIMEDOUT"\n"AbortError"\n');
+  });
+
+  test("a timer that is not needed any more keeps no process alive either", async () => {
+    const code = `
+using server = listen({ port: 0 });
+using conn = await connect({ port: server.address.port, timeout: 60_000 });
+await connect({ host: "a\\0b", port: 1, timeout: 60_000 }).catch(({ code }) => say(code));
+await connect({ host: "::1%\\0", port: 1, timeout: 60_000 }).catch(({ code }) => say(code));
+say("done");`;
+    await using child = new Process(program(code));
+    expect(await child.exit()).toBe(0);
+    expect(child.stdout).toBe('"ENOTFOUND"\n"ENOTFOUND"\n"done"\n');
+    expect(child.stderr).toBe("");
+  });
+});
+
+describe("several addresses", () => {
+  test("the next is tried at once when one refuses, and the error is the last one's", async () => {
+    using server = listen({ port: 0 });
+    const { port } = server.address;
+    using near = await connect({ host: "localhost", port }); // ::1 refuses
+    expect(near.remoteAddress).toEqual({ host: "127.0.0.1", port });
+    server.close();
+    const error = await failure(connect({ host: "LocalHost", port }));
+    expect(error.message).toBe(`connect ECONNREFUSED LocalHost:${port}`);
+  });
+
+  test("the first one that answers counts, and the others are not visited", async () => {
+    const [six, four] = onBoth("::1", "127.0.0.1");
+    using _six = six;
+    using _four = four;
+    const before = descriptors();
+    for (let i = 0; i < 20; i++) {
+      using near = await connect({ host: "localhost", port: six.address.port });
+      expect(near.remoteAddress.host).toBe("::1");
+      using far = await six.accept();
+      expect(far.remoteAddress).toEqual(near.localAddress);
+    }
+    using _last = await connect({ port: four.address.port });
+    using only = await four.accept();
+    expect(only.remoteAddress).toEqual(_last.localAddress);
+    expect(four.tryAccept()).toBeNull();
+    expect(descriptors()).toBe(before + 2);
+  });
+
+  testPython("one that does not answer costs 250 ms", async () => {
+    await using silent = fullServer("::1");
+    const port = await silent.port();
+    await silent.until(/full/);
+    using server = listen({ port });
+    const before = descriptors();
+    const begun = performance.now();
+    using near = await connect({ host: "localhost", port });
+    const took = performance.now() - begun;
+    expect(took).toBeGreaterThan(200);
+    expect(took).toBeLessThan(5_000); // the kernel's next try comes after 1 s, its last after 127
+    expect(near.remoteAddress.host).toBe("127.0.0.1");
+    using _far = await server.accept();
+    expect(descriptors()).toBe(before + 2);
+  });
+
+  const hosts = `127.0.0.1 localhost
+2001:db8::9 silent
+2001:db8::8 silent
+2001:db8::7 silent
+10.77.0.1 silent both
+2001:db8::1 both
+10.77.0.9 nobody
+`;
+
+  testNetwork("in a network: the families in turn, losers called off, one visit", async () => {
+    using network = new Network(hosts);
+    const code = `
+const server = listen({ host: "::", port: 0 });
+const { port } = server.address;
+const time = async (host, options) => {
+  const before = descriptors();
+  const begun = since();
+  const conn = await connect({ host, port, ...options }).catch((error) => error);
+  const took = since() - begun;
+  const far = conn.code ? null : await server.accept();
+  await new Promise((resolve) => setImmediate(resolve));
+  say(host, conn.code ?? conn.remoteAddress.host, took > 200, took < 700, descriptors() - before, server.tryAccept());
+  conn.close?.(); far?.close();
+};
+await time("both");
+await time("silent");
+await time("nobody", { timeout: 300 });
+server.close();
+say("over");`;
+    await using child = network.process(program(code));
+    expect(await child.exit()).toBe(0);
+    expect(child.stdout).toBe(`"both" "2001:db8::1" false true 2 null
+"silent" "10.77.0.1" true true 2 null
+"nobody" "ETIMEDOUT" true true 0 null
+"over"
+`);
+  });
+
+  testNetwork("a name server that does not answer holds nobody up, within a limit", async () => {
+    using network = new Network(hosts);
+    const code = `
+let turns = 0;
+setInterval(() => turns++, 10);
+const begun = since();
+const error = await connect({ host: "far.example", port: 1, timeout: 300 }).catch((error) => error);
+say(error.message, turns > 3, since() - begun < 3_000);
+process.exit();`;
+    await using child = network.process(program(code));
+    expect(await child.exit()).toBe(0);
+    expect(child.stdout).toBe('"connect ETIMEDOUT far.example:1" true true\n');
+  });
+});
+
+describe("addresses are as people write them", () => {
+  test("IPv6 in brackets", async () => {
+    using server = listen({ host: "[::1]", port: 0 });
+    expect(server.address.host).toBe("::1");
+    using near = await connect({ host: "[::1]", port: server.address.port });
+    expect(near.remoteAddress).toEqual(server.address);
+    server.close();
+    const error = await failure(connect({ host: "[::1]", port: server.address.port }));
+    expect(error.message).toBe(`connect ECONNREFUSED [::1]:${server.address.port}`);
+  });
+
+  test("an IPv4 peer of a server for both families has its IPv4 address", async () => {
+    using server = listen({ host: "::", port: 0 });
+    for (const host of ["127.0.0.1", "::1"]) {
+      using near = await connect({ host, port: server.address.port });
+      using far = await server.accept();
+      expect(far.remoteAddress).toEqual(near.localAddress);
+      expect(far.localAddress).toEqual(near.remoteAddress);
+      expect(near.remoteAddress.host).toBe(host);
+    }
+  });
+
+  test("ipv6Only leaves IPv4 to others", async () => {
+    using server = listen({ host: "::", port: 0, ipv6Only: true });
+    const { port } = server.address;
+    expect((await failure(connect({ port }))).code).toBe("ECONNREFUSED");
+    using _near = await connect({ host: "::1", port });
+    using _beside = listen({ host: "0.0.0.0", port });
+  });
+
+  test("localhost: a server takes 127.0.0.1, a client finds either", async () => {
+    using four = listen({ host: "localhost", port: 0 });
+    expect(four.address.host).toBe("127.0.0.1");
+    using six = listen({ host: "::1", port: 0 });
+    for (const { port } of [four.address, six.address]) {
+      using _conn: Socket = await connect({ host: "localhost", port });
+    }
+  });
+
+  testNetwork("a link-local address keeps its interface", async () => {
+    using network = new Network();
+    const code = `
+for (const host of ["fe80::5%near", "::"]) {
+  const server = listen({ host, port: 0 });
+  const near = await connect({ host: "fe80::5%near", port: server.address.port });
+  const far = await server.accept();
+  say(server.address.host, ...[near, far].flatMap((end) => [end.localAddress.host, end.remoteAddress.host]));
+  near.close(); far.close(); server.close();
+}`;
+    await using child = network.process(program(code));
+    expect(await child.exit()).toBe(0);
+    const ends = Array(4).fill('"fe80::5%near"').join(" ");
+    expect(child.stdout).toBe(`"fe80::5%near" ${ends}\n"::" ${ends}\n`);
+  });
+});
+
+test("out of descriptors is EMFILE, to connect and to listen", async () => {
+  const code = `
+import { openSync } from "node:fs";
+const { port } = listen({ port: 0 }).address;
+await connect({ port, timeout: 1_000 }); // whatever the first one loads
+const taken = [];
+try { for (;;) taken.push(openSync("/dev/null")); } catch {}
+const tell = (error) => say(error.message.replace(port, "PORT"));
+await connect({ port }).catch(tell);
+await connect({ port, timeout: 1_000 }).catch(tell);
+await connect({ host: "localhost", port }).catch(tell);
+await connect({ host: "some.name.invalid", port }).catch(tell);
+try { listen({ port: 0 }) } catch (error) { tell(error) }
+process.exit();`;
+  const limited = ["bash", "-c", 'ulimit -n 64; exec "$0" "$@"', ...program(code)];
+  await using child = new Process(limited);
+  expect(await child.exit()).toBe(0);
+  expect(child.stdout.split("\n")).toEqual([
+    '"connect EMFILE 127.0.0.1:PORT"',
+    '"connect EMFILE 127.0.0.1:PORT"',
+    '"connect EMFILE localhost:PORT"',
+    '"connect EMFILE some.name.invalid:PORT"',
+    '"listen EMFILE 127.0.0.1:0"',
+    "",
+  ]);
+});
