@@ -1,4 +1,4 @@
-// What the tests share: processes that never outlive their test, connected pairs, and CPython.
+// What the tests share: processes that never outlive their test, connected pairs, CPython, and a browser.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -35,6 +35,14 @@ const python3 = Bun.which("python3");
 /** A test with CPython as the peer. */
 export function testPython(name: string, body: () => Promise<void>): void {
   if (python3 === null) test.skip(`${name} (skipped: no python3)`, body);
+  else test(name, body);
+}
+
+const chromium = Bun.which("chromium");
+
+/** A test with a real browser: see `openPage`. */
+export function testBrowser(name: string, body: () => Promise<void>): void {
+  if (chromium === null) test.skip(`${name} (skipped: no chromium)`, body);
   else test(name, body);
 }
 
@@ -308,4 +316,40 @@ export function pattern(bytes: number, seed = 1): Buffer {
     buffer[i] = state >> 16;
   }
   return buffer;
+}
+
+/**
+ * A page in Chromium, at a window of this size (CSS pixels), in these colours and this language. Close
+ * it with `using`; what it prints to its console and what goes wrong in it is seen on ours.
+ */
+export async function openPage(
+  url: string,
+  { width = 800, height = 600, dark = false, language = "en" } = {},
+): Promise<Bun.WebView> {
+  // Chromium's own sandbox refuses to start for root.
+  const page = new Bun.WebView({
+    backend: { type: "chrome", path: chromium!, argv: ["--no-sandbox"] },
+    console,
+  });
+  await page.navigate("about:blank"); // only then can it be told anything
+  await page.cdp("Emulation.setDeviceMetricsOverride", {
+    width,
+    height,
+    deviceScaleFactor: 1,
+    mobile: false,
+  });
+  const scheme = { name: "prefers-color-scheme", value: dark ? "dark" : "light" };
+  await page.cdp("Emulation.setEmulatedMedia", { features: [scheme] });
+  const userAgent = await page.evaluate("navigator.userAgent");
+  await page.cdp("Emulation.setUserAgentOverride", { userAgent, acceptLanguage: language });
+  await page.navigate(url);
+  return page;
+}
+
+/** Waits until an expression is true in the page: `document.title === "ready"`. */
+export async function untilTrue(page: Bun.WebView, expression: string): Promise<void> {
+  await page.evaluate(`new Promise((resolve) => {
+    const look = () => (${expression}) ? resolve() : setTimeout(look, 10);
+    look();
+  })`);
 }
