@@ -21,7 +21,8 @@ const COMMON = {
     choices: ["off", "text", "json"],
     default: "off",
     env: "SOCKET_TRACE", // what a script starts is traced as well: watch.ts sets it
-    about: "show each socket call as it returns; --trace=json: for programs, an object a line",
+    about:
+      "show each socket call as it returns; --trace=json: an object a line (environment: SOCKET_TRACE)",
   },
   help: { type: "boolean", about: "this text" },
 } as const satisfies Flags;

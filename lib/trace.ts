@@ -37,7 +37,7 @@ export interface TracedCall {
   peer?: string;
   /** The socket that it gave, with its addresses. */
   made?: { name: string; local: string; remote?: string };
-  /** The error that it failed with: its code, where it has one. */
+  /** The code of the error that it failed with; none for an end that was meant, as an abort is. */
   error?: string;
 }
 
@@ -146,6 +146,7 @@ function describe(call: Call, outcome: any, failed: boolean): TracedCall {
   const { on, name, args, began } = call;
   const made = [outcome, outcome?.value].find(isSocket);
   const time = now();
+  const [result, error] = failed ? failure(call, outcome) : [success(call, outcome)];
   return {
     ...{ time, began, pid: process.pid, thread, on: on === null ? undefined : nameOf(on) },
     call: name,
@@ -153,10 +154,10 @@ function describe(call: Call, outcome: any, failed: boolean): TracedCall {
       .map(isSend(name) ? preview : show)
       .filter(Boolean)
       .join(", "),
-    result: failed ? failure(call, outcome) : success(call, outcome),
+    result,
     ...moved(call, outcome, failed),
     made: made && { name: nameOf(made), ...addresses(made) },
-    error: failed ? (outcome?.code ?? String(outcome)) : undefined,
+    error,
   };
 }
 
@@ -185,19 +186,22 @@ function success({ on, name }: Call, outcome: any): string {
   return Array.isArray(outcome) ? `${preview(outcome[0])} from ${show(outcome[1])}` : show(outcome);
 }
 
-/** How a call ended that gave nothing. */
-function failure({ args, closed }: Call, error: any): string {
+/** How a call ended that gave nothing, in words; and the error's code, where it is an error. */
+function failure({ args, closed }: Call, error: any): [result: string, error?: string] {
   const signal = args.map((arg: any) => arg?.signal).find((signal) => signal?.aborted);
   if (signal !== undefined && error === signal.reason) {
     const why = error instanceof DOMException ? error.name : reason(error);
-    return why === "AbortError" ? "aborted" : `aborted (${why})`;
+    return [why === "AbortError" ? "aborted" : `aborted (${why})`];
   }
-  if (!(error instanceof SocketError)) return reason(error);
+  if (!(error instanceof SocketError)) return [reason(error), error?.name ?? "Error"];
   const { code, partial, bytesSent, cause } = error;
-  if (code === "EBADF" && !closed) return "closed"; // by us, while it waited
-  if (partial?.length === 0) return (cause as { code?: string })?.code ?? "EOF";
-  if (partial !== undefined) return `${code} after ${preview(partial)}`;
-  return bytesSent ? `${code} after ${bytesSent} bytes` : code;
+  if (code === "EBADF" && !closed) return ["closed"]; // by us, while it waited
+  if (partial?.length === 0) {
+    const broken = (cause as { code?: string } | undefined)?.code;
+    return [broken ?? "EOF", broken];
+  }
+  if (partial !== undefined) return [`${code} after ${preview(partial)}`, code];
+  return [bytesSent ? `${code} after ${bytesSent} bytes` : code, code];
 }
 
 /** Whatever was thrown, in one line. */

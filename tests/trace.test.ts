@@ -112,6 +112,45 @@ test("--trace=json writes an object a line, and both processes have one clock", 
   }
 });
 
+test("in JSON, too, an abort and an end are no errors; what is one has its code", async () => {
+  await using program = new Process([
+    process.execPath,
+    "-e",
+    `import { socketpair } from "./lib/socket.ts";
+    import { startTrace } from "./lib/trace.ts";
+    const quiet = () => {};
+    const { near, far } = await socketpair();
+    startTrace("json", (line) => console.log(line));
+    await near.recv(10, { signal: AbortSignal.timeout(5) }).catch(quiet);
+    await near.recv(10, { signal: AbortSignal.abort({ any: "thing" }) }).catch(quiet);
+    await near.recv(0).catch(quiet);
+    near.setTimeout(5);
+    await near.recv(10).catch(quiet);
+    const waiting = near.recv(10).catch(quiet);
+    near.close();
+    await waiting;
+    await far.recvExactly(1).catch(quiet);
+    far.shutdown("write");
+    await far.sendAll("late").catch(quiet);
+    process.exit(0);`,
+  ]);
+  expect(await program.exit(), program.stderr).toBe(0);
+  const told = program.stdout
+    .trimEnd()
+    .split("\n")
+    .map((line): TracedCall => JSON.parse(line));
+  const receives = told.filter(({ call }) => !/close|setTimeout|shutdown/.test(call));
+  expect(receives.map(({ result, error }) => [result, error])).toEqual([
+    ["aborted (TimeoutError)", undefined],
+    ['aborted ({ any: "thing" })', undefined],
+    [expect.stringContaining("maxBytes"), "RangeError"],
+    ["ETIMEDOUT", "ETIMEDOUT"],
+    ["closed", undefined],
+    ["EOF", undefined],
+    ["EPIPE", "EPIPE"],
+  ]);
+});
+
 test("failures are traced, and told as always", async () => {
   await using client = script("echo-client", ["--port", "1", "--message", "x", "--trace"]);
   expect(await client.exit()).toBe(1);
