@@ -2,6 +2,7 @@
 // within limits that clients who open and say nothing cannot exceed.
 
 import type { ServerSocket, Socket } from "./socket.ts";
+import { descriptorLimit } from "./socket/descriptors.ts";
 
 /** Descriptors kept for everything that is not a connection: listening, files, the runtime's own. */
 const RESERVE = 32;
@@ -79,14 +80,7 @@ export async function serve(
   }
 }
 
-/**
- * As many connections as are wanted, or as the process has descriptors for, if that is less:
- * getrlimit(2), as Linux shows it in proc_pid_limits(5). With none left, a connection could be
- * neither accepted nor refused, and Bun would try again and again.
- */
+/** As many connections as are wanted, or as the process has descriptors for, if that is less. */
 export async function affordable(connections: number): Promise<number> {
-  const limits = Bun.file("/proc/self/limits").text();
-  const [, files] = (await limits.catch(() => "")).match(/^Max open files +(\d+)/m) ?? [];
-  if (files === undefined) return connections;
-  return Math.max(1, Math.min(connections, Number(files) - RESERVE));
+  return Math.max(1, Math.min(connections, (await descriptorLimit()) - RESERVE));
 }

@@ -22,6 +22,7 @@ const { host, port, forever, idleTimeout, signal } = cli(help, {
 });
 
 using server = listen({ host, port, signal });
+server.onRefused = warn;
 print(`listening on ${formatAddress(server.address)}`);
 
 if (forever) for await (const conn of server) await echo(conn).catch(warn);

@@ -1,6 +1,6 @@
 // Unix-domain sockets: the same verbs, and the care that their files need.
 
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
@@ -80,6 +80,38 @@ print("bound"); sys.stdin.readline()`,
   using server = listen({ path });
   using _near = await connect({ path });
   using _far = await server.accept();
+});
+
+testPython("so is one whose path is as long as paths can be", async () => {
+  const long = join(folder, "x".repeat(107 - folder.length - 1)); // unix(7)
+  await using peer = python(
+    "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('bound'); sys.stdin.readline()",
+    long,
+  );
+  await peer.until(/bound/);
+  expect((await failure(() => listen({ path: long }))).code).toBe("EADDRINUSE");
+  peer.kill("SIGKILL");
+  await peer.exit();
+  using server = listen({ path: long });
+  using _near = await connect({ path: long });
+  using _far = await server.accept();
+});
+
+test("close removes its own file, and not that of another server by now", async () => {
+  const first = listen({ path });
+  rmSync(path);
+  const second = listen({ path });
+  first.close();
+  expect(existsSync(path)).toBe(true);
+  using _near = await connect({ path });
+  using _far = await second.accept();
+  expect(readdirSync(folder).filter((name) => name.startsWith("socket"))).toEqual(["socket"]);
+  second.close();
+  expect(existsSync(path)).toBe(false);
+  // Nothing there at all is fine too.
+  const third = listen({ path });
+  rmSync(path);
+  third.close();
 });
 
 testPython("of several that find a stale file at once, one takes it over", async () => {

@@ -6,5 +6,6 @@
  */
 export function lockName(name: string): Disposable | null {
   if (process.platform !== "linux") return null;
-  return Bun.listen({ unix: `\0${name}`, socket: { data() {} } });
+  const short = Bun.hash(name).toString(36); // a name has room for 107 bytes, and a path alone may fill it
+  return Bun.listen({ unix: `\0socket scripts ${short}`, socket: { data() {} } });
 }

@@ -4,22 +4,35 @@ import { type Address, asWritten, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
+import { descriptorLimit } from "./descriptors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
 import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
+
+/** What one turn of the loop can bring: as many wait in the kernel's queue. */
+const ONE_TURN = 512;
+
+/** The last descriptors of the process are for no connection: with none left, Bun would try for ever. */
+const RESERVE = 16;
 
 /** A listening socket. It carries no data: each `accept()` gives a new `Socket` that does. */
 export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
   readonly address: Address;
+  /** Told when connections are refused because there is no descriptor for them; once, until there is. */
+  onRefused: (why: string) => void = console.error;
   readonly #listener: Bun.SocketListener<Owner>;
   readonly #backlog: number;
   readonly #change = new Change();
   #queue: Socket[] = [];
   #accepted = 0;
-  #trimming = false;
+  #acceptedBefore = 0;
+  #overfull = false; // in this turn of the loop
+  #lastDescriptor = Infinity;
+  #refusing = false;
   #closed = false;
   readonly #signal: AbortSignal | undefined;
   readonly #onAbort = () => this.close();
+  readonly #stop: () => void;
 
   /** @internal Use `listen()`. */
   constructor(options: ListenOptions) {
@@ -35,6 +48,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
       throw systemError(cause, "listen", address);
     }
     this.address = file ? address : boundAddress(this.#listener, address);
+    const stop = () => this.#listener.stop();
+    this.#stop = file ? unixFiles().removing(address.host, stop) : stop;
+    descriptorLimit().then((limit) => (this.#lastDescriptor = limit - RESERVE));
     this.#signal = signal;
     signal?.addEventListener("abort", this.#onAbort);
     if (signal?.aborted) this.close();
@@ -90,7 +106,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     if (this.#closed) return;
     this.#closed = true;
     this.#signal?.removeEventListener("abort", this.#onAbort);
-    this.#listener.stop();
+    this.#stop();
     for (const conn of this.#queue.splice(0)) conn.reset();
     this.#changed();
   }
@@ -110,13 +126,17 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** @internal Bun has accepted a connection. */
   opened(handle: Handle): void {
     if (this.#closed) return handle.terminate();
+    // The kernel gives the lowest number that is free.
+    const { fd } = handle as unknown as { fd: number };
+    if (fd > this.#lastDescriptor) return this.#refuse(handle);
+    this.#refusing = false;
     const unknown = isPath(this.address.host) ? this.address : { host: "", port: 0 };
     const conn = new Socket(handle, this.address, unknown);
     const { host, port } = conn.remoteAddress;
     // A peer that has reset by now has no address any more.
     if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
+    if (this.#queue.length >= this.#backlog) this.#limit();
     this.#queue.push(conn);
-    if (this.#queue.length > this.#backlog) this.#trim();
     this.#changed();
   }
 
@@ -129,19 +149,30 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     return conn;
   }
 
-  // Bun empties the kernel's queue in one go, so a burst is here before an accept loop has had a
-  // turn. Who is one too many shows after it; and while the server takes some each turn, nobody is.
-  #trim(): void {
-    if (this.#trimming) return;
-    this.#trimming = true;
-    const before = this.#accepted;
+  // A burst is here before the server has had its turn: it has until the next one to take all of it.
+  // Of what is still here then, it may keep one more burst while it takes some each turn.
+  #limit(): void {
+    if (this.#overfull) return;
+    this.#trim();
+    this.#overfull = true;
     setImmediate(() => {
-      this.#trimming = false;
-      this.#queue = this.#queue.filter((conn) => !isBroken(conn));
-      if (this.#queue.length <= this.#backlog) return;
-      if (this.#accepted > before) return this.#trim();
-      for (const conn of this.#queue.splice(this.#backlog)) conn.reset();
+      this.#overfull = false;
+      setImmediate(() => this.#queue.length > this.#backlog && this.#limit());
     });
+  }
+
+  #trim(): void {
+    this.#queue = this.#queue.filter((conn) => !isBroken(conn));
+    const isTaking = this.#accepted > this.#acceptedBefore;
+    this.#acceptedBefore = this.#accepted;
+    const most = this.#backlog + (isTaking ? ONE_TURN : 0);
+    for (const conn of this.#queue.splice(most)) conn.reset();
+  }
+
+  #refuse(handle: Handle): void {
+    handle.terminate();
+    if (!this.#refusing) this.onRefused("no descriptor is left: more connections are refused");
+    this.#refusing = true;
   }
 
   #changed(): void {

@@ -3,7 +3,7 @@
 // have to accept ours, so Linux's list of Unix sockets, proc_pid_net(5), is asked first. To connect
 // and wait takes a process of its own.
 
-import { existsSync, readFileSync, statSync, unlinkSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, renameSync, statSync, unlinkSync } from "node:fs";
 
 import { lockName } from "./lock.ts";
 
@@ -25,4 +25,27 @@ export function takeOver(path: string): Disposable | null {
   const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
   if (exitCode === 1) unlinkSync(path);
   return lock;
+}
+
+/**
+ * A socket has just been bound to `path`, and `stop` removes what has that name. Gives a `stop` that
+ * lets the file of another server be, which has taken the name since then.
+ */
+export function removing(path: string, stop: () => void): () => void {
+  const made = lstatSync(path).ino; // nobody else's, as long as the socket lives
+  return () => {
+    const isOurs = lstatSync(path, { throwIfNoEntry: false })?.ino === made;
+    const aside = `${path}.${process.pid}`;
+    if (!isOurs) move(path, aside);
+    stop();
+    if (!isOurs) move(aside, path);
+  };
+}
+
+function move(from: string, to: string): void {
+  try {
+    renameSync(from, to);
+  } catch {
+    // Nothing has that name, or it is not ours to move, and so not ours to remove.
+  }
 }
