@@ -14,12 +14,23 @@ import { join } from "node:path";
 import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 import { bare, echoPeers, type Peer, proxyPeers, selectServer } from "./peers.ts";
+import { type Results, save } from "./picture.ts";
 
 const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
   .flatMap((size) => [1, 50, 500].map((connections) => `${connections}x${size}`))
   .join(",");
 
-const { loads, parts, rounds, seconds, rate, idle, only, signal } = cli(help, {
+const {
+  loads,
+  parts,
+  rounds,
+  seconds,
+  rate,
+  idle,
+  only,
+  save: kept,
+  signal,
+} = cli(help, {
   loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
   parts: { type: "string", about: "some of echo,rate,proxy,select,start,idle; all unless told" },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
@@ -32,6 +43,7 @@ const { loads, parts, rounds, seconds, rate, idle, only, signal } = cli(help, {
   },
   idle: { type: "count", default: 9000, min: 1, about: "connections to weigh, in the part `idle`" },
   only: { type: "string", about: "peers whose name holds this, besides the first" },
+  save: { type: "boolean", about: "keep the results in bench/results.json, draw docs/pictures/" },
 });
 
 const built = mkdtempSync(join(tmpdir(), "bench-"));
@@ -165,6 +177,19 @@ interface Entry {
   measure: () => Promise<Result>;
 }
 
+// The columns of a table, and how a number is written in each.
+const WRITTEN = {
+  cpu: (us: number) => `${us.toFixed(2)} µs`,
+  ratio: (to: number) => to.toFixed(2),
+  user: (us: number) => `${us.toFixed(2)} µs`,
+  rate: (perSecond: number) => perSecond.toFixed(0),
+  p50: (ms: number) => `${ms.toFixed(2)} ms`,
+  p99: (ms: number) => `${ms.toFixed(2)} ms`,
+  memory: (mib: number) => `${mib.toFixed(0)} MiB`,
+};
+const columns = Object.keys(WRITTEN) as (keyof typeof WRITTEN)[];
+const tables: Results["tables"] = {}; // what was measured so far
+
 const medianOf = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
 
 // Every round all take their turn; the table has their medians. A ratio is to the first one of the
@@ -180,15 +205,9 @@ async function compare(title: string, entries: Entry[]): Promise<void> {
   const median = (i: number, of: keyof Result) => medianOf(results[i]!.map((result) => result[of]));
   const ratio = (i: number) => medianOf(results[i]!.map(({ cpu }, k) => cpu / results[0]![k]!.cpu));
   for (const [i, { name }] of entries.entries()) {
-    const cells = [
-      `${median(i, "cpu").toFixed(2)} µs`,
-      ratio(i).toFixed(2),
-      `${median(i, "user").toFixed(2)} µs`,
-      median(i, "rate").toFixed(0),
-      `${median(i, "p50").toFixed(2)} ms`,
-      `${median(i, "p99").toFixed(2)} ms`,
-      `${median(i, "memory").toFixed(0)} MiB`,
-    ];
+    const numbers = columns.map((of) => (of === "ratio" ? ratio(i) : median(i, of)));
+    (tables[title] ??= {})[name] = numbers.map((number) => Number(number.toFixed(2)));
+    const cells = columns.map((of, k) => WRITTEN[of](numbers[k]!));
     await print(`| ${name} | ${cells.join(" | ")} |`);
   }
 }
@@ -291,8 +310,8 @@ for (const part of chosen) {
   if (!all.includes(part)) refuse(`--parts: there is no "${part}", only ${all.join(", ")}`);
 }
 const echoes = usable(echoPeers(built));
-await print(
-  `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds} x ${seconds} s`,
-);
+const machine = `${cpus()[0]?.model}, ${availableParallelism()} cores; Bun ${Bun.version}; medians of ${rounds} x ${seconds} s`;
+await print(machine);
 if (missing.size > 0) await print(`not here: ${[...missing].join("; ")}`);
 for (const part of chosen) await measurements[part]!();
+if (kept) await save({ machine, columns, tables });
