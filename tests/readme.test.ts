@@ -1,9 +1,17 @@
-// The READMEs do what they say: every command is taken out of the text and run, every recording is made
-// again and compared, and the two languages tell the same.
+// The READMEs and docs/ do what they say: every command and program is taken out of the text and run, every
+// recording is made again and compared, and the two languages tell the same.
 
-import { cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
@@ -16,7 +24,14 @@ beforeAll(async () => void (ports = await defaultPorts()), 200_000);
 afterAll(() => ports[Symbol.dispose]());
 
 const english = readFileSync(join(root, "README.md"), "utf8");
-const korean = readFileSync(join(root, "README.ko.md"), "utf8");
+
+/** What is there in both languages. */
+const documents = [
+  ["README.md", "README.ko.md"],
+  ...readdirSync(join(root, "docs/en"))
+    .filter((page) => page.endsWith(".md"))
+    .map((page) => [`docs/en/${page}`, `docs/ko/${page}`]),
+] as [string, string][];
 
 function blocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, "gms"))].map(
@@ -37,28 +52,38 @@ function codes(text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
 }
 
+/** What it links to and which pictures it shows. */
+function linksOf(text: string): string[] {
+  return [...text.matchAll(/(?:\]\(|src="|srcset=")([^)"#]+)/g)].map(([, link]) => link!);
+}
+
 // A command as a reader types it, in a folder; Bun is the one that runs the tests.
 function shell(command: string, cwd = root): Process {
   const path = `${process.execPath.replace(/\/[^/]+$/, "")}:${process.env.PATH}`;
-  return new Process(["bash", "-c", `cd '${cwd}' && PATH='${path}' && ${command}`]);
+  const here = command.replace(NPX, "bun");
+  return new Process(["bash", "-c", `cd '${cwd}' && PATH='${path}' && ${here}`]);
 }
 
-describe("the table of scripts", () => {
+const NPX = /npx -y bun@([\d.]+)/;
+
+describe("the tables of scripts", () => {
   const table = rows(english).filter(([first = ""]) => /^`[\w-]+\.ts`$/.test(first));
 
-  test("has every script", () => {
+  test("have every script", () => {
     const named = table.map(([name]) => codes(name!)[0]!.replace(".ts", ""));
     expect(named.sort()).toEqual(scripts.filter((name) => name !== "copy").sort());
   });
 
-  const pairs = new Map(table.map((row) => [`${row[2]} | ${row[3]}`, row]));
-  test.each([...pairs])("%s", async (_, [, , first, second]) => {
+  const pairs = new Map(table.map((row) => [`${row[1]} | ${row[2]}`, row]));
+  const lacksNc = (terminals: string) => terminals.includes("`nc ") && Bun.which("nc") === null;
+  test.skip.each([...pairs.keys()].filter(lacksNc))("%s (skipped: no nc)", () => {});
+  const runnable = [...pairs].filter(([terminals]) => !lacksNc(terminals));
+  test.each(runnable)("%s", async (_, [, first, second]) => {
     const [server] = codes(first!);
     const [client] = codes(second!);
     await using one = shell(`exec ${server}`);
     if (client === undefined) return expect(await one.exit()).toBe(0);
     await one.until(/^listening on .*\n/m);
-    if (client.startsWith("nc ") && Bun.which("nc") === null) return; // skipped: no nc
     await using two = shell(`exec ${client}`);
     two.type("hello\n");
     if (client.includes("client")) two.type("\n");
@@ -77,20 +102,46 @@ describe("the commands", () => {
   }
   const lines = blocks(english, "sh").flatMap((block) => block.trim().split("\n"));
 
-  test("run the main job", async () => {
-    const [, job] = lines.find((line) => line.startsWith("npm"))!.split(" && ");
-    await using server = shell(`exec ${job} --port 0`);
-    using conn = await connect({ port: await server.port() });
-    await conn.sendAll("hello");
-    expect(String(await conn.recv(100))).toBe("hello");
+  test("run the main job: one message goes there and back", async () => {
+    const [server, client] = lines.filter((line) => line.startsWith("npx"));
+    await using one = shell(`exec ${server}`);
+    await one.until(/^listening on .*\n/m);
+    await using two = shell(`exec ${client}`);
+    expect(await two.exit(), two.stderr).toBe(0);
+    expect(two.stdout).toBe(">hello\n");
+    expect(await one.exit(), one.stderr).toBe(0);
   });
 
-  test("test: what CI runs", () => {
-    const commands = lines.find((line) => line.includes("bun test"))!.split(" && ");
+  test("are for the Bun that CI runs", () => {
     const ci = readFileSync(join(root, ".ci/run"), "utf8");
-    expect(commands).toContain("bun test");
-    expect(ci).toMatch(/^bun test$/m);
-    expect(ci).toContain(commands[0]!.split(" ").at(-1)!); // the same Bun
+    for (const [, version] of english.matchAll(new RegExp(NPX, "g"))) {
+      expect(ci).toContain(`npm install -g --no-audit --no-fund bun@${version}\n`);
+    }
+    expect(english).toContain("`bun install && bun test`");
+    expect(ci).toMatch(/^bun test( |$)/m);
+  });
+
+  const program = (at: number) => {
+    const file = `program-${at}.ts`;
+    writeFileSync(join(project, file), blocks(english, "ts")[at]!);
+    return shell(`exec bun run ${file}`, project);
+  };
+
+  test("the first program is a server that answers", async () => {
+    await using server = program(0);
+    const [, port] = await server.until(/^listening on port (\d+)\n/m);
+    using conn = await connect({ port: Number(port) });
+    await conn.sendAll("hello");
+    expect(String(await conn.recvExactly(5))).toBe("hello");
+  });
+
+  test("the second loses what socket.write does not take, and nothing with sendAll", async () => {
+    await using both = program(1);
+    expect(await both.exit(), both.stderr).toBe(0);
+    const [lost, kept] = both.stdout.split("\n");
+    const [, received] = lost!.match(/^(\d+) of 10000000 bytes$/) ?? [];
+    expect(Number(received)).toBeLessThan(10_000_000); // how much is up to the kernel
+    expect(kept).toBe("10000000 of 10000000 bytes");
   });
 
   test("copy, then run the copy", async () => {
@@ -152,26 +203,42 @@ describe("the recordings", () => {
   });
 });
 
-describe("the two languages", () => {
+describe.each(documents)("the two languages of %s", (one, other) => {
+  const [text, translated] = [one, other].map((file) => readFileSync(join(root, file), "utf8")) as [
+    string,
+    string,
+  ];
+
   test("have the same headings, blocks and tables", () => {
-    const headings = (text: string) => [...text.matchAll(/^(#+) /gm)].map(([, level]) => level);
-    expect(headings(korean)).toEqual(headings(english));
-    for (const language of ["sh", "console", "mermaid"]) {
-      expect(blocks(korean, language)).toEqual(blocks(english, language));
+    const headings = (of: string) => [...of.matchAll(/^(#+) /gm)].map(([, level]) => level);
+    expect(headings(translated)).toEqual(headings(text));
+    for (const language of ["sh", "console", "text", "ts", "mermaid"]) {
+      expect(blocks(translated, language)).toEqual(blocks(text, language));
     }
     const number = /^[\d.]+( \w+)?$/;
-    const skeleton = (text: string) =>
-      rows(text).map((cells) =>
+    const skeleton = (of: string) =>
+      rows(of).map((cells) =>
         cells.map((cell) => (number.test(cell) ? cell : codes(cell).join(" "))),
       );
-    expect(skeleton(korean)).toEqual(skeleton(english));
+    expect(skeleton(translated)).toEqual(skeleton(text));
   });
 
   test("name the same flags, files and links", () => {
-    const links = (text: string) => [...text.matchAll(/\]\(([^)]+)\)/g)].map(([, link]) => link);
-    const others = (link: string | undefined) => !link!.startsWith("README");
-    expect(links(korean).filter(others).sort()).toEqual(links(english).filter(others).sort());
-    const flags = (text: string) => [...new Set(text.match(/--[a-z][\w-]*/g))].sort();
-    expect(flags(korean)).toEqual(flags(english));
+    const links = (of: string) =>
+      linksOf(of)
+        .map((link) => link.replace(".ko.md", ".md").replace(/\bko\//, "en/"))
+        .sort();
+    expect(links(translated)).toEqual(links(text));
+    const flags = (of: string) => [...new Set(of.match(/--[a-z][\w-]*/g))].sort();
+    expect(flags(translated)).toEqual(flags(text));
+  });
+
+  test.each([
+    [one, text],
+    [other, translated],
+  ])("every file that %s links to is there", (file, of) => {
+    for (const link of linksOf(of).filter((link) => !link.startsWith("http"))) {
+      expect(existsSync(join(root, dirname(file), link)), link).toBe(true);
+    }
   });
 });
