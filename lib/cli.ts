@@ -3,16 +3,21 @@
 //
 // What few runs need is loaded when it is needed (require): a script is up in half the time.
 
-import { describe } from "./cli/describe.ts";
+import { describe, isMistake } from "./cli/describe.ts";
 import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
 import { answerWrites, noteWriter, write } from "./cli/output.ts";
+import { addWarning } from "./cli/warnings.ts";
+import { SocketError } from "./errors.ts";
 import type { TraceMode } from "./trace.ts";
 
 export { clientFlags, serverFlags } from "./cli/flags.ts";
 export { print, peerText, write } from "./cli/output.ts";
 
-/** After a SIGINT or SIGTERM, how long open connections have to finish. */
-const GRACE_MS = 1_000;
+/** After a SIGINT or SIGTERM, how long open connections have to finish, in seconds: without `--grace`. */
+const GRACE = 1;
+
+/** How long what has to end by itself may take: what the grace's end resets, and stdout. */
+const PATIENCE_MS = 500;
 
 /** The flags of every script. */
 const COMMON = {
@@ -33,9 +38,11 @@ const COMMON = {
  *
  * The `signal` that comes with the flags aborts on the first SIGINT or SIGTERM: a server given it
  * stops accepting, and the process ends with 0 when the open connections have, at the latest
- * after 1 s. A second signal ends it at once, with 128 + its number.
+ * half a second after `--grace` (of `serverFlags`; else 1 s). A second signal ends it at once, with
+ * 128 + its number.
  *
- * An error that nobody caught is told in one line on stderr, and ends the process with 1.
+ * An error that nobody caught is told in one line on stderr, and ends the process with 1. (One that the
+ * signal has caused is none.)
  *
  * @example
  * const { port, signal } = cli("Says hello.", serverFlags(4000));
@@ -46,16 +53,6 @@ export function cli<const F extends Flags>(
   flags: F,
 ): { [name in keyof F]: Value<F[name]> } & { signal: AbortSignal } {
   const stop = new AbortController();
-  if (Bun.isMainThread) {
-    stopOnSignals(stop);
-    answerWrites();
-    const tell = (error: unknown) => {
-      // What was under way when the signal came ends because of it.
-      if (!stop.signal.aborted) fail(error);
-    };
-    process.on("uncaughtException", tell);
-    process.on("unhandledRejection", tell);
-  }
   try {
     const all = { ...flags, ...COMMON };
     const { help: wanted, trace, ...values } = readFlags(all, process.argv.slice(2));
@@ -63,6 +60,7 @@ export function cli<const F extends Flags>(
       console.log(helpText(help, all));
       process.exit(0);
     }
+    if (Bun.isMainThread) takeCare(stop, Number(values.grace ?? GRACE) * 1000);
     if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode, noteWriter());
     return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
   } catch (error) {
@@ -70,15 +68,28 @@ export function cli<const F extends Flags>(
   }
 }
 
-function stopOnSignals(stop: AbortController): void {
+// Of signals, of errors that nobody caught, and of what threads print.
+function takeCare(stop: AbortController, graceMs: number): void {
   const numbers = { SIGINT: 2, SIGTERM: 15 } as const;
   for (const [name, number] of Object.entries(numbers)) {
     process.on(name, () => {
       if (stop.signal.aborted) process.exit(128 + number);
+      setTimeout(() => process.exit(), graceMs + PATIENCE_MS).unref();
       stop.abort();
-      setTimeout(() => process.exit(0), GRACE_MS).unref();
     });
   }
+  const tell = (error: unknown) => isEndedBy(stop.signal, error) || fail(error);
+  process.on("uncaughtException", tell);
+  process.on("unhandledRejection", tell);
+  answerWrites();
+}
+
+// What was under way when the signal came ends because of it: a wait that it called off, a server that
+// it closed.
+function isEndedBy(signal: AbortSignal, error: unknown): boolean {
+  if (!signal.aborted) return false;
+  const isClosed = error instanceof SocketError && error.code === "EBADF";
+  return isClosed || error === signal.reason || Object(error).cause === signal.reason;
 }
 
 // ---- errors
@@ -89,22 +100,28 @@ export function refuse(message: string): never {
   process.exit(2);
 }
 
-/** Tells of an error that ended one connection and nothing else. */
+/**
+ * Tells of an error that ended one connection and nothing else, in one line on stderr: at most one a
+ * second, with how many more there were. Text is told as it is, at once.
+ */
 export function warn(error: unknown): void {
-  console.error(`warning: ${describe(error)}`);
+  if (typeof error === "string") console.error(`warning: ${error}`);
+  else addWarning(describe(error));
 }
 
 let failing = false;
 
 /**
- * Ends the process with 1, once what was printed is out (or a second has gone by), and says why in
- * one line on stderr. Never returns: `await fail("why")`.
+ * Ends the process with 1, once what was printed is out (or half a second has gone by), and says why in
+ * one line on stderr; a mistake in the program keeps its stack. Never returns: `await fail("why")`.
  */
 export function fail(error: unknown): Promise<never> {
   if (!failing) {
     failing = true;
-    console.error(`error: ${describe(error)}`);
-    Promise.race([write(""), Bun.sleep(GRACE_MS)]).then(() => process.exit(1));
+    process.exitCode = 1;
+    const hasStack = error instanceof Error && isMistake(error);
+    console.error(`error: ${hasStack ? Bun.inspect(error) : describe(error)}`);
+    Promise.race([write(""), Bun.sleep(PATIENCE_MS)]).then(() => process.exit(1));
   }
   return new Promise(() => {});
 }

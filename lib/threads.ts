@@ -88,7 +88,8 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   // Not more than one a second at the same place: what dies at once will do so again.
   const restarted: number[] = [];
   const replace = (slot: number, why: string) => {
-    if (signal.aborted) return;
+    if (signal.aborted && why === "exit 0") return;
+    if (signal.aborted) throw `a thread has died (${why})`;
     Atomics.sub(open, 0, Atomics.exchange(open, slot + 1, 0)); // its connections died with it
     onError(`a thread has died (${why}); another takes its place`);
     const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
@@ -115,7 +116,7 @@ export async function acceptLoop(
     server.close();
     parentPort!.unref(); // then the last connection ends the thread
   });
-  parentPort!.postMessage(server.address);
+  parentPort!.postMessage({ listensOn: server.address });
   const known = async (conn: Socket) => {
     if (secret !== null) await takePreface(conn, secret);
     await handle(conn);
@@ -158,8 +159,10 @@ async function startThread(
   });
   const address = await Promise.race([
     new Promise<Address>((resolve) => {
-      worker.on("message", (message) => {
-        if ("host" in message) resolve(message);
+      worker.on("message", (message: unknown) => {
+        // The program's own messages come here, too, whatever they are.
+        const { listensOn } = Object(message) as { listensOn?: Address };
+        if (listensOn !== undefined) resolve(listensOn);
       });
     }),
     ended.then(() => Promise.reject(`a thread could not start: ${why}`)),

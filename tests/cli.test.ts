@@ -1,6 +1,7 @@
 // What every script does alike: flags and --help, the environment, signals, one-line errors, exit codes,
 // a stdout that is closed.
 
+import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
@@ -8,6 +9,7 @@ import {
   clients,
   Process,
   python,
+  root,
   script,
   scripts,
   servers,
@@ -190,6 +192,143 @@ describe("every server", () => {
     await server.until(/^exit 0$/m);
     expect(server.stderr).toBe("");
   });
+});
+
+/** A program that is `cli` and `body`. It prints "ready" when signals are cared for. */
+function program(body: string, flags = "{}", args: string[] = []): Process {
+  const from = (file: string) => JSON.stringify(join(root, "lib", file));
+  const code = `
+    import { cli, fail, print, refuse, serverFlags, warn, write } from ${from("cli.ts")};
+    import { SocketError } from ${from("errors.ts")};
+    import { listen } from ${from("socket.ts")};
+    import { setTimeout as sleep } from "node:timers/promises";
+    const flags = cli("A program.", ${flags});
+    const { signal } = flags;
+    const stopped = new Promise((resolve) => signal.addEventListener("abort", resolve));
+    const stay = setInterval(() => {}, 1_000);
+    stopped.then(() => clearInterval(stay));
+    console.log("ready");
+    ${body}`;
+  return new Process([process.execPath, "-e", code, "program", ...args]);
+}
+
+describe("an error after the signal", () => {
+  test.each([
+    [
+      "stopped.then(() => { throw new TypeError('the clean-up is wrong'); });",
+      "TypeError: the clean-up",
+    ],
+    [
+      "signal.addEventListener('abort', () => { throw new TypeError('in the listener'); });",
+      "in the list",
+    ],
+    ["stopped.then(() => Promise.reject(null));", "error: null was thrown"],
+    [
+      "stopped.then(() => { throw new SocketError('ECONNRESET', 'recv', { host: 'x', port: 1 }); });",
+      "error: connection with x:1: connection reset by peer\n",
+    ],
+  ])("is told like any other, with exit 1: %s", async (body, told) => {
+    await using wrong = program(body);
+    await wrong.until(/ready/);
+    wrong.kill("SIGTERM");
+    expect(await wrong.exit()).toBe(1);
+    expect(wrong.stderr).toContain(told);
+  });
+
+  test.each([
+    "await sleep(100_000, undefined, { signal });",
+    "await listen({ port: 0, signal }).accept();",
+    "await listen({ port: 0 }).accept({ signal });",
+    "signal.addEventListener('abort', () => Promise.reject(AbortSignal.any([signal]).reason));",
+  ])("is none where the signal has ended it: %s", async (body) => {
+    await using ended = program(body);
+    await ended.until(/ready/);
+    ended.kill("SIGTERM");
+    expect(await ended.exit()).toBe(0);
+    expect(ended.stderr).toBe("");
+  });
+});
+
+test("--grace: how long the last connections have, and not much longer", async () => {
+  for (const [args, least, most] of [
+    [[], 1, 2.5],
+    [["--grace", "0.2"], 0.2, 1.2],
+  ] as const) {
+    await using stays = program("setInterval(() => {}, 1_000)", "serverFlags(1)", [...args]);
+    await stays.until(/ready/);
+    const killed = performance.now();
+    stays.kill("SIGTERM");
+    expect(await stays.exit()).toBe(0);
+    const seconds = (performance.now() - killed) / 1000;
+    expect(seconds).toBeGreaterThanOrEqual(least);
+    expect(seconds).toBeLessThan(most);
+  }
+});
+
+describe("warnings", () => {
+  test("are one a second, with how many more there were; text is told at once", async () => {
+    await using noisy = program(`
+      for (let i = 0; i < 2000; i++) warn(new SocketError("ECONNRESET", "recv", { host: "x", port: i }));
+      warn("a sentence");
+      clearInterval(stay);
+      await sleep(1_100);
+      for (let i = 0; i < 3; i++) warn(new SocketError("EPIPE", "send", { host: "y", port: i }));
+    `);
+    expect(await noisy.exit()).toBe(0);
+    expect(noisy.stderr).toBe(
+      [
+        "warning: connection with x:0: connection reset by peer",
+        "warning: a sentence",
+        "warning: connection with x:1999: connection reset by peer (and 1998 more)",
+        "warning: connection with y:2: broken pipe (and 2 more)",
+        "",
+      ].join("\n"),
+    );
+  });
+
+  test.each([
+    ["null", "null was thrown"],
+    ["undefined", "undefined was thrown"],
+    [
+      "{ a: { b: [1, 2, 3] }, c: 'x'.repeat(100) }",
+      '{ a: { b: [ 1, 2, 3 ], }, c: "x+", } was thrown',
+    ],
+    ["new RangeError('two\\nlines')", "RangeError: two lines at .*"],
+    ["Object.assign(new Error('disk full'), { syscall: 'write' })", "disk full"],
+    ["'text'", "text"],
+  ])("are one line, whatever was thrown: %s", async (thrown, told) => {
+    await using odd = program(`clearInterval(stay); warn(${thrown});`);
+    expect(await odd.exit()).toBe(0);
+    expect(odd.stderr).toMatch(new RegExp(`^warning: ${told.replace(/[[{]/g, "\\$&")}\n$`));
+  });
+});
+
+test("fail() ends the program even when nobody takes what it printed", async () => {
+  const body = "write(Buffer.alloc(1 << 20)); fail('enough');";
+  await using stuck = program(body);
+  const command = stuck.command.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
+  await stuck[Symbol.asyncDispose]();
+  // Its stdout is a pipe whose other end reads something else.
+  const shell = `exec 3<&0; { ${command}; echo "exit $?" >&2; } | read -u 3`;
+  await using outer = new Process(["bash", "-c", shell]);
+  await outer.until(/error: enough\nexit 1\n/, "stderr");
+});
+
+test("a HOST of the environment that cannot be listened on is named as the reason", async () => {
+  await using server = script("echo-server", ["--port", "0"], { HOST: "192.0.2.1" });
+  expect(await server.exit()).toBe(1);
+  expect(server.stderr).toMatch(
+    /^error: cannot listen on 192\.0\.2\.1:0: .* \(HOST in the environment\)\n$/,
+  );
+  await using byFlag = script("echo-server", ["--port", "0", "--host", "192.0.2.1"]);
+  expect(await byFlag.exit()).toBe(1);
+  expect(byFlag.stderr).not.toContain("HOST");
+});
+
+test("the highest port there is can be connected to", async () => {
+  await using client = script("echo-client", ["--port", "65535", "--message", "x"]);
+  expect(await client.exit()).toBe(1);
+  expect(client.stderr).toContain("cannot connect to 127.0.0.1:65535: connection refused");
 });
 
 describe("every client", () => {

@@ -31,6 +31,14 @@ async function askUntilServed(port: number, order: string): Promise<string> {
   }
 }
 
+/** As many connections as the fixture takes at once, each with its answer. */
+async function openAll(port: number): Promise<Socket[]> {
+  const conns = await Promise.all(Array.from({ length: 100 }, () => connect({ port })));
+  const answers = await Promise.all(conns.map((conn) => ask(conn, "hello")));
+  for (const answer of answers) expect(answer).toStartWith("hello from ");
+  return conns;
+}
+
 describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
   test("know the client's address", async () => {
     await using server = faulty(...mode);
@@ -61,6 +69,58 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     await recvAll(conn).catch(() => {});
     await server.until(/warning: .*the handler is wrong/s, "stderr");
     expect(await ask(stays, "still here")).toStartWith("still here");
+  });
+
+  test("neither what a handler throws nor what a thread posts ends the server", async () => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    using stays = await connect({ port });
+    for (const order of ["throw nothing", "throw text"]) {
+      using conn = await connect({ port });
+      await conn.sendAll(order);
+      await recvAll(conn).catch(() => {});
+    }
+    await server.until(/^warning: only text$/m, "stderr");
+    await server.until(/^warning: null was thrown$/m, "stderr");
+    expect(await ask(stays, "post")).toStartWith("post");
+    expect(await ask(stays, "still here")).toStartWith("still here");
+    server.kill("SIGTERM");
+    stays.close();
+    expect(await server.exit()).toBe(0);
+    expect(server.stdout).not.toContain("not ours");
+  });
+
+  test("a thread that dies after the signal is told too, with exit 1", async () => {
+    await using server = faulty(...mode);
+    using conn = await connect({ port: await server.port() });
+    await ask(conn, "die late");
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(1);
+    expect(server.stderr).toMatch(/^error: a thread has died \(the thread is wrong, at .*\)$/m);
+  });
+
+  test("the connections of a thread that died are counted no longer", async () => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    const first = await openAll(port);
+    await first[0]!.sendAll("die");
+    await Promise.all(first.map((conn) => recvAll(conn).catch(() => {})));
+    await askUntilServed(port, "hello");
+    for (const conn of await openAll(port)) conn.close();
+  });
+
+  test("a thread that keeps dying is replaced once a second", async () => {
+    await using server = faulty(...mode);
+    const port = await server.port();
+    const started = performance.now();
+    for (let i = 0; i < 3; i++) {
+      using conn = await connect({ port });
+      await ask(conn, "hello");
+      await conn.sendAll("die");
+      await recvAll(conn).catch(() => {});
+      await askUntilServed(port, "hello");
+    }
+    expect(performance.now() - started).toBeGreaterThan(1_900); // the first one at once
   });
 
   test.each([

@@ -5,13 +5,27 @@ import { getSystemErrorMap } from "node:util";
 import { formatAddress } from "../address.ts";
 import { SocketError } from "../errors.ts";
 
-/** One line for an error of the system or a peer. Any other is a mistake in the program: it keeps its stack. */
+/** One line for anything that can be thrown. */
 export function describe(error: unknown): string {
-  if (typeof error === "string") return error;
-  if (!(error instanceof SocketError)) {
-    const { syscall, message } = error as NodeJS.ErrnoException;
-    return syscall === undefined ? Bun.inspect(error) : message; // the system's errors need no stack
-  }
+  if (error instanceof SocketError) return describeSocketError(error);
+  return isMistake(error) ? oneLine(error) : String((error as Error).message ?? error);
+}
+
+/** Whether an error is neither the system's nor a peer's, nor a sentence, but one of the program. */
+export function isMistake(error: unknown): boolean {
+  if (typeof error === "string" || error instanceof SocketError) return false;
+  return (error as NodeJS.ErrnoException | null | undefined)?.syscall === undefined;
+}
+
+// What, and the first place of the stack; of what is no error, what it is.
+function oneLine(error: unknown): string {
+  const isError = error instanceof Error;
+  const what = isError ? `${error.name}: ${error.message}` : `${Bun.inspect(error)} was thrown`;
+  const [, where = ""] = (isError && error.stack?.match(/^\s+(at .*)/m)) || [];
+  return `${what} ${where}`.replace(/\s+/g, " ").trim();
+}
+
+function describeSocketError(error: SocketError): string {
   const { code, syscall, address } = error;
   const why = error.reason ?? reason(code);
   const peer = code === "ENOTFOUND" ? address.host : formatAddress(address);

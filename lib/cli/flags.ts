@@ -41,7 +41,7 @@ export type Value<F extends Flag> = F extends { type: "boolean" }
             ? Choice
             : number;
 
-/** `--host` and `--port` of a script that listens; `HOST` and `PORT` in the environment count too. */
+/** The flags of a script that listens; `HOST` and `PORT` in the environment count too. */
 export function serverFlags(port: number) {
   return {
     host: {
@@ -51,6 +51,12 @@ export function serverFlags(port: number) {
       about: "address to listen on, 0.0.0.0 for all",
     },
     port: { type: "port", env: "PORT", default: port, min: 0, about: "port, 0 for any free one" },
+    grace: {
+      type: "seconds",
+      default: 1,
+      min: 0,
+      about: "after SIGINT or SIGTERM, how long open connections have to finish",
+    },
   } as const;
 }
 

@@ -3,6 +3,7 @@
 import type { MessagePort, Worker } from "node:worker_threads";
 
 import { reason } from "./describe.ts";
+import { addWarning } from "./warnings.ts";
 
 /** Writes a line to stdout. Resolves when it is out: a reader who is slow slows down who awaits it. */
 export function print(line: string): Promise<void> {
@@ -76,8 +77,14 @@ function writeInMainThread(text: string | Uint8Array): Promise<void> {
 /** Has the main thread write what its threads print. Their other messages are none of its business. */
 export function answerWrites(): void {
   process.on("worker", (worker: Worker) =>
-    worker.on("message", (message: WriteRequest | object) => {
-      if ("write" in message) write(message.write).then(() => message.done.postMessage("done"));
+    worker.on("message", (message: unknown) => {
+      const {
+        write: text,
+        done,
+        warning,
+      } = Object(message) as WriteRequest & { warning?: unknown };
+      if (typeof warning === "string") addWarning(warning);
+      if (done instanceof globalThis.MessagePort) write(text).then(() => done.postMessage("done"));
     }),
   );
 }

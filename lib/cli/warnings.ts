@@ -1,0 +1,27 @@
+// Warnings about single connections, of which peers can cause any number: one a second on stderr.
+
+const EVERY_MS = 1_000;
+
+let held = 0; // those that were not told yet
+let last = "";
+let timer: Timer | undefined;
+
+/** Tells of one at once, or when the second is over, with how many there were. Threads share it. */
+export function addWarning(line: string): void {
+  if (!Bun.isMainThread) {
+    return require("node:worker_threads").parentPort.postMessage({ warning: line });
+  }
+  held++;
+  last = line;
+  if (timer !== undefined) return;
+  if (process.listenerCount("exit", tell) === 0) process.on("exit", tell);
+  tell();
+}
+
+function tell(): void {
+  timer = undefined;
+  if (held === 0) return;
+  console.error(`warning: ${last}${held > 1 ? ` (and ${held - 1} more)` : ""}`);
+  held = 0;
+  timer = setTimeout(tell, EVERY_MS).unref();
+}
