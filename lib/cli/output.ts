@@ -50,7 +50,7 @@ export function noteWriter(): (line: string) => void {
   };
   return (line) => {
     const begun = openLine ?? "";
-    const fits = Bun.stringWidth(begun) < process.stdout.columns;
+    const fits = Bun.stringWidth(begun) < (process.stdout.columns || 80); // 0: not known
     if (!fits) openLine = "";
     require("node:fs").writeSync(2, fits ? `\r\x1b[K${line}\n${begun}` : `\n${line}\n`);
   };
