@@ -16,7 +16,7 @@ import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const MAX_HEAD = 16 * 1024;
-const HEAD_MS = 10_000; // for the whole head, so that nobody holds us up with a byte now and then
+const HEAD_SECONDS = 10; // for the whole head, so that nobody holds us up with a byte now and then
 const LINGER_MS = 1_000;
 
 const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8000), ...limitFlags });
@@ -25,9 +25,11 @@ print(`listening on ${formatAddress(server.address)}`);
 await serve(server, answer, { ...limits, onError: warn });
 
 async function answer(conn: Socket): Promise<void> {
-  const head = await receiveHead(conn);
+  const seconds = Math.min(HEAD_SECONDS, limits.idleTimeout || HEAD_SECONDS);
+  const tooLate = AbortSignal.timeout(seconds * 1000);
+  const head = await receiveHead(conn, tooLate);
   if (head === "") return; // a browser opens connections ahead, and may not need them
-  await conn.sendAll(reply(head));
+  await conn.sendAll(reply(head, tooLate.aborted));
 
   // Closing while the client still sends, say the body of a POST, would reset the connection and
   // might cost it the reply. So: FIN first, then receive what it sends, for a moment.
@@ -36,30 +38,34 @@ async function answer(conn: Socket): Promise<void> {
   while ((await conn.recv(65_536, enough).catch(() => "")).length > 0);
 }
 
-// Everything up to the empty line; less, when the client stops before or takes too long.
-async function receiveHead(conn: Socket): Promise<string> {
-  const signal = AbortSignal.timeout(HEAD_MS);
+// Everything up to the empty line; less, when the client stops before or it gets too late. An empty line
+// before the request is left out: RFC 9112, section 2.2.
+async function receiveHead(conn: Socket, tooLate: AbortSignal): Promise<string> {
   let head = "";
   while (!head.includes("\r\n\r\n") && head.length <= MAX_HEAD) {
-    const chunk = await conn.recv(4096, { signal }).catch((error: unknown) => {
-      if (signal.aborted) return Buffer.alloc(0);
+    const chunk = await conn.recv(4096, { signal: tooLate }).catch((error: unknown) => {
+      if (tooLate.aborted) return Buffer.alloc(0);
       throw error;
     });
     if (chunk.length === 0) break;
-    head += chunk.toString("latin1"); // a head is ASCII: one character a byte, wherever it is cut
+    // A head is ASCII: one character a byte, wherever it is cut.
+    head = (head + chunk.toString("latin1")).replace(/^(\r\n)+/, "");
   }
   return head;
 }
 
-function reply(received: string): string {
+function reply(received: string, tooLate: boolean): string {
   const end = received.indexOf("\r\n\r\n");
   if (end > MAX_HEAD || (end < 0 && received.length > MAX_HEAD)) {
     return page("431 Request Header Fields Too Large", `The limit is ${MAX_HEAD} bytes.`);
   }
+  if (end < 0 && tooLate) return page("408 Request Timeout", "The request took too long.");
   const [request = "", ...fields] = received.slice(0, end).split("\r\n");
-  const [, method] = request.match(/^([!-~]+) [!-~]+ HTTP\/1\.[01]$/) ?? [];
+  const [, method, version] = request.match(/^([!-~]+) [!-~]+ HTTP\/1\.([01])$/) ?? [];
   const field = /^[!#$%&'*+.^_`|~\w-]+:[^\0\r\n]*$/; // RFC 9112, section 5
-  if (end < 0 || method === undefined || !fields.every((line) => field.test(line))) {
+  const hosts = fields.filter((line) => /^host:/i.test(line));
+  const hasHost = hosts.length === 1 || (hosts.length === 0 && version === "0"); // section 3.2
+  if (end < 0 || method === undefined || !hasHost || !fields.every((line) => field.test(line))) {
     return page("400 Bad Request", "That was no HTTP request.");
   }
   if (method !== "GET" && method !== "HEAD") {

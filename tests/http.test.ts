@@ -10,10 +10,11 @@ setDefaultTimeout(PATIENCE_MS);
 describe("http-server and http-client", () => {
   const curl = Bun.which("curl") === null ? test.skip : test;
 
-  /** Sends raw bytes, and gives the whole reply. */
+  /** Sends raw bytes and FIN, and gives the whole reply. */
   async function ask(port: number, request: string): Promise<string> {
     using conn = await connect({ port });
-    const sending = conn.sendAll(request).catch(() => {}); // it may be cut off
+    const sent = conn.sendAll(request).then(() => conn.shutdown("write"));
+    const sending = sent.catch(() => {}); // it may be cut off
     const reply = String(await recvAll(conn));
     await sending;
     return reply;
@@ -64,15 +65,24 @@ describe("http-server and http-client", () => {
       ["GET / HTTP/1.1\r\nno colon\r\n\r\n", 400],
       ["GET / HTTP/1.1\r\nbad name: x\r\n\r\n", 400],
       ["\0\0\0\r\n\r\n", 400],
-      ["POST / HTTP/1.1\r\n\r\n", 405],
+      ["POST / HTTP/1.1\r\nHost: x\r\n\r\n", 405],
       ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200],
+      ["GET / HTTP/1.1\r\nhOST:\r\n\r\n", 200],
+      ["GET / HTTP/1.1\r\nX-Host: x\r\n\r\n", 400], // RFC 9112, 3.2: one Host, no more, no less
+      ["GET / HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n", 400],
+      ["GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", 400],
+      ["GET / HTTP/1.0\r\n\r\n", 200],
+      ["\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 200], // RFC 9112, 2.2
+      ["\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 200],
+      ["\r\n", "closed"],
       ["HEAD / HTTP/1.0\r\n\r\n", 200],
       [`GET /${"x".repeat(1 << 20)}`, 431],
       [`GET / HTTP/1.1\r\n${"X: y\r\n".repeat(1 << 20)}`, 431],
-      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.1\r\n\r\n`, 200], // 16 KiB, and no more
-      [`GET /${"x".repeat(16 * 1024 - 13)} HTTP/1.1\r\n\r\n`, 431],
+      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.0\r\n\r\n`, 200], // 16 KiB, and no more
+      [`GET /${"x".repeat(16 * 1024 - 13)} HTTP/1.0\r\n\r\n`, 431],
     ] as const) {
-      expect(await ask(port, request)).toStartWith(`HTTP/1.1 ${status} `);
+      const want = status === "closed" ? /^$/ : new RegExp(`^HTTP/1\\.1 ${status} `);
+      expect(await ask(port, request), request.slice(0, 60)).toMatch(want);
     }
     using cut = await connect({ port });
     await cut.sendAll("GET / HTTP/1.1\r\nHos");
@@ -82,6 +92,19 @@ describe("http-server and http-client", () => {
     silent.shutdown("write");
     expect(await recvAll(silent)).toHaveLength(0);
     expect(server.stderr).toBe("");
+  });
+
+  test("a head that takes too long is told so (408), however slowly its bytes come", async () => {
+    await using server = script("http-server", ["--port", "0", "--idle-timeout", "1"]);
+    using conn = await connect({ port: await server.port() });
+    const reply = recvAll(conn).then(String);
+    const head = "GET / HTTP/1.1\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
+    for (const byte of head) {
+      await conn.sendAll(byte).catch(() => {});
+      const over = await Promise.race([reply, Bun.sleep(100)]);
+      if (over !== undefined) break;
+    }
+    expect(await reply).toStartWith("HTTP/1.1 408 Request Timeout\r\n");
   });
 
   testPython("CPython's http.client gets the page, one byte at a time too", async () => {
