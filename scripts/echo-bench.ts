@@ -1,13 +1,15 @@
 const help = `
 Load for any echo server: many connections, each with messages under way all the time (or, with --rate,
-at fixed moments). Every byte that comes back is compared; how long it took is counted and shown.
+at fixed moments). Every byte that comes back is compared; how long it took is counted and shown. When a
+connection ends it connects again. What the server had ended without an answer is sent again; what was
+under way on a connection that broke is lost, and both are told.
 Not from a tutorial: it shows what the servers of this collection can take.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5
 `;
 
-import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, print, warn } from "../lib/cli.ts";
 import { connect, type Socket } from "../lib/socket.ts";
 
 const { host, port, connections, size, seconds, pipeline, rate, json, signal } = cli(help, {
@@ -21,6 +23,7 @@ const { host, port, connections, size, seconds, pipeline, rate, json, signal } =
 });
 const CHUNK = 1 << 20;
 const PATIENCE_MS = 5_000; // for the last replies
+const PAUSE_MS = 50; // until it connects again to a server that refuses
 
 // Text in which no two places nearby look alike, over and over: what must come back, from any place.
 const message = Buffer.from(Array.from({ length: size }, (_, i) => 32 + ((i * 7 + (i >> 6)) % 95)));
@@ -36,31 +39,74 @@ const timeOf = (step: number) => 1.02 ** (step + 0.5);
 let sending = true; // until the time is up; then the last replies are waited for
 let over = false;
 
-// One connection: sends, and receives at the same time.
+let sentAgain = 0;
+let lost = 0;
+let reconnected = 0;
+
+// One connection after another: sends, and receives at the same time.
 class Talker {
   // When each message under way left, or should have left: a server that stalls is not flattered by
   // our waiting for it.
   readonly due: number[] = [];
-  constructor(readonly conn: Socket) {}
+  #connected = false;
+  constructor(public conn: Socket) {}
 
   send(at: number): void {
     this.due.push(at);
-    this.conn.sendAll(message).catch(lost);
+    if (this.#connected) this.#send();
   }
 
-  async receive(): Promise<void> {
+  #send(): void {
+    this.conn.sendAll(message).catch(() => {}); // recv tells of it
+  }
+
+  async run(): Promise<void> {
+    for (;;) {
+      this.#connected = true;
+      for (const _ of this.due) this.#send();
+      let broke = false;
+      try {
+        await this.#receive();
+      } catch (error) {
+        broke = true;
+        if (!over) warn(error);
+      }
+      this.#connected = false;
+      if (over || (!sending && this.due.length === 0)) return;
+      this.conn.close();
+      if (broke) lost += this.due.splice(0).length;
+      else sentAgain += this.due.length;
+      this.conn = await this.#reconnect();
+    }
+  }
+
+  async #receive(): Promise<void> {
     let got = 0; // of the message that is coming in
+    this.#fill();
     while (sending || this.due.length > 0) {
       const chunk = await this.conn.recv(CHUNK);
-      if (chunk.length === 0) return lost("the server has closed a connection");
-      if (got + chunk.length > this.due.length * size) return lost("more came back than was sent");
+      if (chunk.length === 0) return;
+      if (got + chunk.length > this.due.length * size) await fail("more came back than was sent");
       if (!chunk.equals(stream.subarray(got, got + chunk.length)))
-        return lost("other bytes came back");
+        await fail("other bytes came back");
       const now = performance.now();
-      for (got += chunk.length; got >= size; got -= size) {
-        count(now - this.due.shift()!);
-        if (sending && rate === 0) this.send(now);
-      }
+      for (got += chunk.length; got >= size; got -= size) count(now - this.due.shift()!);
+      this.#fill();
+    }
+  }
+
+  #fill(): void {
+    const now = performance.now();
+    while (sending && rate === 0 && this.due.length < pipeline) this.send(now);
+  }
+
+  async #reconnect(): Promise<Socket> {
+    for (;;) {
+      const conn = await connect({ host, port, signal }).catch(() => Bun.sleep(PAUSE_MS));
+      if (over) return this.conn;
+      if (conn === undefined) continue;
+      reconnected++;
+      return conn;
     }
   }
 }
@@ -69,10 +115,6 @@ function count(ms: number): void {
   answered++;
   longest = Math.max(longest, ms);
   counts.set(stepOf(ms), (counts.get(stepOf(ms)) ?? 0) + 1);
-}
-
-function lost(error: unknown): void {
-  if (!over && !signal.aborted) fail(error);
 }
 
 // ---- the load
@@ -87,10 +129,7 @@ while (talkers.length < connections) {
 }
 
 const started = performance.now();
-for (const talker of talkers) {
-  talker.receive().catch(lost);
-  for (let i = 0; rate === 0 && i < pipeline; i++) talker.send(performance.now());
-}
+for (const talker of talkers) talker.run();
 
 // With --rate, in turns over the connections.
 let sent = 0;
@@ -131,7 +170,7 @@ for (const { conn } of talkers) conn.close();
 const steps = [...counts].sort(([a], [b]) => a - b);
 const result = {
   ...{ connections, size, pipeline, rate, seconds: elapsed / 1000 },
-  ...{ messages: answered, unanswered },
+  ...{ messages: answered, unanswered, lost, sentAgain, reconnected },
   messagesPerSecond: (inTime * 1000) / elapsed,
   mibPerSecond: (inTime * size * 1000) / elapsed / (1 << 20),
   ms: {
@@ -144,10 +183,12 @@ const result = {
 };
 if (json) await print(JSON.stringify(result));
 else await report();
-if (unanswered > 0 && !signal.aborted)
-  await fail(
-    unanswered === 1 ? "1 message was not answered" : `${unanswered} messages were not answered`,
-  );
+const missing = lost + (signal.aborted ? 0 : unanswered);
+if (missing > 0) await fail(`${amount(missing)} not answered`);
+
+function amount(messages: number): string {
+  return messages === 1 ? "1 message was" : `${messages} messages were`;
+}
 
 function quantile(share: number): number {
   let left = share * answered;
@@ -167,6 +208,11 @@ async function report(): Promise<void> {
       .map(([name, time]) => `${name} ${time.toFixed(3)} ms`)
       .join(", "),
   );
+  if (reconnected + lost > 0) {
+    await print(
+      `connected again ${reconnected} times: ${amount(sentAgain)} sent again, ${amount(lost)} lost`,
+    );
+  }
   // A row for each doubling of the time.
   const rows = new Map<number, number>();
   for (const [step, times] of steps) {

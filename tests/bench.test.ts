@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { listen, type Socket } from "../lib/socket.ts";
-import { Process, script, PATIENCE_MS, turn } from "./helpers.ts";
+import { Process, recvAll, script, PATIENCE_MS, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -34,7 +34,7 @@ describe("echo-bench", () => {
     expect(told.stderr).toMatch(/^1 s {2}\d+ messages\/s\n/);
   });
 
-  test("a server that changes a byte, repeats, closes, or does not answer is not let through", async () => {
+  test("a server that changes a byte, repeats, or does not answer is not let through", async () => {
     const serveWith = async (answer: (conn: Socket) => Promise<unknown>) => {
       using server = listen({ port: 0 });
       const args = ["--port", `${server.address.port}`, "--connections", "1", "--seconds", "0.2"];
@@ -55,10 +55,51 @@ describe("echo-bench", () => {
       await conn.sendAll(Buffer.concat([message, message]));
     };
     expect(await serveWith(repeats)).toBe("error: more came back than was sent\n");
-    const closes = async (conn: Socket) => (await conn.recvExactly(1000)) && conn.close();
-    expect(await serveWith(closes)).toBe("error: the server has closed a connection\n");
     expect(await serveWith(async () => {})).toMatch(/error: 1 message was not answered\n$/);
   });
+
+  test("connections that end: it connects again, counts what was lost, and tells all it measured", async () => {
+    using server = listen({ port: 0 });
+    const args = [
+      "--port",
+      `${server.address.port}`,
+      "--connections=1",
+      "--pipeline=3",
+      "--seconds=0.5",
+    ];
+    await using bench = script("echo-bench", [...args, "--json"]);
+    await using told = script("echo-bench", args);
+    // Each connection answers ten messages. Then one ends with three under way, and the next breaks.
+    for (let i = 0; (bench.stdout === "" || told.stdout === "") && i < 1e6; i++) {
+      const ended = Promise.all([bench.exit(), told.exit()]).then(() => null);
+      const conn = await Promise.race([server.accept(), ended]);
+      if (conn === null) break;
+      serveTen(conn, i % 4 < 2).catch(() => {});
+    }
+    expect(await bench.exit()).toBe(1);
+    const { lost, sentAgain, reconnected, messages, unanswered } = JSON.parse(bench.stdout);
+    expect(reconnected).toBeGreaterThanOrEqual(2);
+    expect(lost).toBeGreaterThan(0);
+    expect(sentAgain).toBeGreaterThan(0);
+    expect(messages).toBeGreaterThanOrEqual(20);
+    expect(unanswered).toBe(0);
+    expect(bench.stderr).toMatch(/^warning: connection with .*: connection reset by peer/m);
+    expect(bench.stderr).toContain(`error: ${lost} messages were not answered\n`);
+    expect(await told.exit()).toBe(1);
+    expect(told.stdout).toMatch(/^\d+ messages\/s, .*\np50 /);
+    expect(told.stdout).toMatch(
+      /^connected again \d+ times: \d+ messages were sent again, \d+ messages were lost$/m,
+    );
+  });
+
+  async function serveTen(conn: Socket, gently: boolean): Promise<void> {
+    for (let i = 0; i < 10; i++) await conn.sendAll(await conn.recvExactly(1000));
+    await conn.recv(1); // more is under way
+    if (!gently) return conn.reset();
+    conn.shutdown("write");
+    await recvAll(conn);
+    conn.close();
+  }
 
   test("a signal ends it before its time, with what was measured until then", async () => {
     await using server = script("echo-threaded-server", ["--port", "0"]);
