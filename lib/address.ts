@@ -1,8 +1,8 @@
-// Addresses as the system and people write them.
+// Addresses: how the system writes them, and how people do.
 
 /** One end of a connection, as `getsockname()` and `getpeername()` tell it. */
 export interface Address {
-  /** An IP address; the name that was asked for, where none is known; a Unix socket's absolute path. */
+  /** An IP address; the host name, if it was not resolved; a Unix socket's absolute path. */
   host: string;
   /** 0 for a Unix socket. */
   port: number;
@@ -35,10 +35,10 @@ export function isNumeric(host: string): boolean {
 const IPV4 = /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(?!$)|$)){4}$/;
 
 /**
- * The address of a socket's end as people write it. To an IPv6 socket, an IPv4 peer is `::ffff:…`
- * (ipv6(7)). And a link-local address, which means nothing without its interface, has that behind a
- * `%` (RFC 4007, section 11): Bun leaves it out. It is that of `scoped`, an address of the same
- * connection that has it, or of the one interface that has `own`, our end.
+ * An address that Bun gives, as people write it. An IPv4 peer of an IPv6 socket is `::ffff:…` there
+ * (ipv6(7)): the prefix goes. A link-local address is only complete with its interface behind a `%` (RFC
+ * 4007, section 11), which Bun leaves out: it is taken from `scoped`, another address of the same
+ * connection, or else from the interface that has the address `own`, our end.
  *
  * @example
  * asWritten("::ffff:127.0.0.1"); // "127.0.0.1"
@@ -55,5 +55,5 @@ function interfaceOf(own: string): string {
   const { networkInterfaces } = require("node:os") as typeof import("node:os");
   const all = Object.entries(networkInterfaces());
   const names = all.filter(([, addresses]) => addresses!.some(({ address }) => address === own));
-  return names.length === 1 ? `%${names[0]![0]}` : ""; // VLANs share one: then nobody knows
+  return names.length === 1 ? `%${names[0]![0]}` : ""; // VLANs may share an address: then it is not known
 }

@@ -1,4 +1,4 @@
-// Numbers between this machine's byte order and the network's (big-endian): byteorder(3).
+// Converts numbers between this machine's byte order and the network's (big-endian): byteorder(3).
 
 import { endianness } from "node:os";
 
@@ -7,8 +7,8 @@ import { checkCount } from "./socket/check.ts";
 const LITTLE = endianness() === "LE";
 
 /**
- * A 16-bit number from host to network order: Python's `socket.htons`. Where the two orders are the
- * same it does nothing; on a little-endian machine it swaps the bytes. Refuses what does not fit.
+ * A 16-bit number from host to network order: Python's `socket.htons`. It swaps the two bytes on a
+ * little-endian machine and does nothing on a big-endian one. `RangeError` for a number that does not fit.
  *
  * @example
  * htons(1).toString(16); // "100" on Intel and ARM: the bytes 01 00 have become 00 01

@@ -1,5 +1,5 @@
-// The one error of this lib. It knows what was called, on which address, and what the system
-// answered; `lib/cli.ts` says that to a person.
+// The error class of this lib: which call failed, for which address, and the system's error code.
+// `lib/cli/describe.ts` turns it into a sentence.
 
 import { type Address, formatAddress } from "./address.ts";
 

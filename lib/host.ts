@@ -1,4 +1,4 @@
-// Names and addresses of machines: the socket module's gethostname, getfqdn and gethostbyname.
+// Names and addresses of machines: `gethostname`, `getfqdn` and `gethostbyname` of Python's socket module.
 
 import { lookup, lookupService, reverse } from "node:dns/promises";
 import { hostname } from "node:os";
@@ -25,13 +25,13 @@ export async function gethostbyname(name: string): Promise<string> {
   const found = await lookup(name, { family: 4 }).catch((cause: unknown) => {
     throw unknown(cause);
   });
-  if (found.family !== 4) throw unknown(); // an IPv6 address is taken as it is
+  if (found.family !== 4) throw unknown(); // lookup() gives an IPv6 address back as it is
   return found.address;
 }
 
 /**
- * The full name of a machine, with its domain where it has one; `name` itself where nothing better
- * is known. Never fails. Python's `getfqdn`.
+ * The fully qualified name of a machine; `name` itself if no better one is found. Never rejects.
+ * Python's `getfqdn`.
  */
 export async function getfqdn(name = gethostname()): Promise<string> {
   try {
@@ -44,7 +44,7 @@ export async function getfqdn(name = gethostname()): Promise<string> {
   }
 }
 
-/** The address that this machine's name stands for; `127.0.0.1` where it stands for none. */
+/** The IPv4 address that this machine's own name resolves to; `127.0.0.1` if it does not resolve. */
 export function ownAddress(): Promise<string> {
   return gethostbyname(gethostname()).catch(() => "127.0.0.1");
 }

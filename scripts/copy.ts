@@ -27,7 +27,7 @@ const all = readdirSync(import.meta.dir)
   .map((file) => basename(file, ".ts"));
 const names = scripts.map((script) => basename(script, ".ts"));
 for (const name of names) {
-  if (name === "copy") refuse("copy works within the collection alone: copy another script");
+  if (name === "copy") refuse("copy itself cannot be copied: it needs the whole collection");
   if (!all.includes(name))
     refuse(`no script is called ${name}: did you mean ${nearest(name, all)}`);
 }
@@ -59,7 +59,8 @@ addNew("tsconfig.json", json({ compilerOptions }));
 
 const ours = brought.filter((file) => !file.startsWith("lib/"));
 const lib = brought.length - ours.length;
-await print(`brought:  ${[...ours, `${lib} files of lib`].join(", ")}`);
+if (lib > 0) ours.push(lib === 1 ? "1 file of lib" : `${lib} files of lib`);
+await print(`brought:  ${ours.join(", ") || "nothing, for all of it is there"}`);
 if (kept.length > 0) await print(`kept as they are, for they differ:  ${kept.join(", ")}`);
 const path = relative("", target) || ".";
 await print(`next:  bun run ${join(path, `${names[0]}.ts`)}`);

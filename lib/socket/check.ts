@@ -1,4 +1,4 @@
-// Arguments that make no sense are refused where they come in, with the value in the message.
+// Checks of arguments. A wrong one is a `RangeError` or `TypeError` whose message has the value.
 
 /** A whole number from `min` to `max`. */
 export function checkCount(
@@ -12,7 +12,7 @@ export function checkCount(
   throw wrong(value, `${name} must be a whole number ${range}`);
 }
 
-/** Milliseconds, more than none. */
+/** Milliseconds, above 0. */
 export function checkTimeout(ms: number): number {
   if (typeof ms === "number" && ms > 0) return ms;
   throw wrong(ms, "timeout must be above 0 milliseconds");

@@ -1,9 +1,9 @@
-// A socket's two sides as Web Streams, for code that speaks those. Each stands on the verbs alone,
-// and the one side never closes the other.
+// A socket's two directions as Web Streams. They use nothing but `recv`, `sendAll`, `shutdown` and
+// `reset`, and ending one direction does not end the other.
 
 import { CHUNK } from "./queues.ts";
 
-/** What the sides need of a connection. */
+/** What the streams call of a connection. */
 interface Connection {
   recv(maxBytes: number, options: { signal: AbortSignal }): Promise<Buffer>;
   sendAll(data: Uint8Array): Promise<void>;
@@ -29,7 +29,7 @@ export function readableSide(conn: Connection): ReadableStream<Uint8Array> {
 /** What `conn.writable` is. */
 export function writableSide(conn: Connection): WritableStream<Uint8Array> {
   return new WritableStream<Uint8Array>({
-    // Not in abort(): that would wait for a write which may never end.
+    // Not in abort(): it is called after the write under way has ended, which may be never.
     start(controller) {
       const { signal } = controller as unknown as { signal: AbortSignal };
       signal.addEventListener("abort", () => conn.reset());

@@ -1,7 +1,7 @@
-// The files that name Unix-domain sockets, unix(7). A process that is killed leaves its file behind,
-// and nobody could listen there again. Such a file refuses connections; but one that is in use would
-// have to accept ours, so Linux's list of Unix sockets, proc_pid_net(5), is asked first. To connect
-// and wait takes a process of its own.
+// The files of Unix-domain sockets, unix(7). A process that is killed leaves its file behind, and then
+// nobody can listen at that path. A stale file is recognised by connecting: it refuses. A server that is
+// alive would see that connection, so Linux's list of Unix sockets, proc_pid_net(5), is read first.
+// `listen` is synchronous and connecting is not, so a child process connects.
 
 import { existsSync, lstatSync, readFileSync, renameSync, statSync, unlinkSync } from "node:fs";
 
@@ -10,9 +10,9 @@ import { lockName } from "./lock.ts";
 export { resolve as absolute } from "node:path";
 
 /**
- * Removes a socket file that nobody listens on any more, if there is one, so that one can listen
- * there again. Of several that find it, one may do so: who has the lock that it gives, until it
- * listens there itself. Throws `EADDRINUSE` to the others.
+ * Removes a stale socket file, if there is one at `path`, so that one can listen there. If several
+ * processes find it, only the lock holder removes it: the lock is what this gives, to be kept until
+ * the caller listens. The others get `EADDRINUSE`.
  */
 export function takeOver(path: string): Disposable | null {
   if (!existsSync(path) || !statSync(path).isSocket()) return null;
@@ -21,18 +21,18 @@ export function takeOver(path: string): Disposable | null {
   const lock = lockName(`take over ${path}`);
   const probe = `Bun.connect({ unix: ${JSON.stringify(path)}, socket: { data() {} } }).then(
     () => process.exit(0), (error) => process.exit(error.code === "ECONNREFUSED" ? 1 : 0))`;
-  const env = { ...process.env, BUN_BE_BUN: "1" }; // in a compiled script, too, it is Bun
+  const env = { ...process.env, BUN_BE_BUN: "1" }; // makes a compiled script run as Bun itself
   const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
   if (exitCode === 1) unlinkSync(path);
   return lock;
 }
 
 /**
- * A socket has just been bound to `path`, and `stop` removes what has that name. Gives a `stop` that
- * lets the file of another server be, which has taken the name since then.
+ * To be called right after binding to `path`. `stop` closes that socket, and Bun then removes whatever
+ * file is at `path`. Gives a `stop` that keeps the file if another server has put its own there since.
  */
 export function removing(path: string, stop: () => void): () => void {
-  const made = lstatSync(path).ino; // nobody else's, as long as the socket lives
+  const made = lstatSync(path).ino; // no other file has this inode while the socket lives
   return () => {
     const isOurs = lstatSync(path, { throwIfNoEntry: false })?.ino === made;
     const aside = `${path}.${process.pid}`;
@@ -46,6 +46,6 @@ function move(from: string, to: string): void {
   try {
     renameSync(from, to);
   } catch {
-    // Nothing has that name, or it is not ours to move, and so not ours to remove.
+    // There is no such file, or we may not move it; then we may not remove it either.
   }
 }
