@@ -1,7 +1,7 @@
-// What every script does around its sockets: flags and --help, signals, errors in one line each,
-// exit codes, and printing that notices when nobody reads any more.
+// What every script needs beside its sockets: flags and --help, signals, errors in one line each, exit
+// codes, and printing that ends the script when its reader has gone.
 //
-// What few runs need is loaded when it is needed (require): a script is up in half the time.
+// Modules that most runs do not need are loaded with require() on first use: that halves the start-up time.
 
 import { describe, isMistake } from "./cli/describe.ts";
 import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
@@ -13,10 +13,10 @@ import type { TraceMode } from "./trace.ts";
 export { clientFlags, serverFlags } from "./cli/flags.ts";
 export { print, peerText, write } from "./cli/output.ts";
 
-/** After a SIGINT or SIGTERM, how long open connections have to finish, in seconds: without `--grace`. */
+/** Seconds that open connections have to finish after a SIGINT or SIGTERM, for scripts without `--grace`. */
 const GRACE = 1;
 
-/** How long what has to end by itself may take: what the grace's end resets, and stdout. */
+/** How long the last steps may take: connections that were reset to close, and output to be written. */
 const PATIENCE_MS = 500;
 
 /** The flags of every script. */
@@ -25,7 +25,7 @@ const COMMON = {
     type: "choice",
     choices: ["off", "text", "json"],
     default: "off",
-    env: "SOCKET_TRACE", // what a script starts is traced as well: watch.ts sets it
+    env: "SOCKET_TRACE", // watch.ts sets it for the scripts that it starts
     about:
       "show each socket call as it returns; --trace=json: an object a line (environment: SOCKET_TRACE)",
   },
@@ -33,16 +33,16 @@ const COMMON = {
 } as const satisfies Flags;
 
 /**
- * Reads the flags, answers `--help`, and from then on takes care of signals, errors and stdout.
+ * Reads the flags, prints `--help`, and handles signals and uncaught errors from then on.
  * A flag wins over the environment, the environment over the default.
  *
- * The `signal` that comes with the flags aborts on the first SIGINT or SIGTERM: a server given it
- * stops accepting, and the process ends with 0 when the open connections have, at the latest
- * half a second after `--grace` (of `serverFlags`; else 1 s). A second signal ends it at once, with
- * 128 + its number.
+ * The `signal` in what it returns aborts on the first SIGINT or SIGTERM: a server with this signal
+ * stops accepting, and the process exits with 0 when its open connections have ended, at the latest
+ * half a second after `--grace` (a flag of `serverFlags`; 1 s without it). A second signal exits at
+ * once with 128 + its number.
  *
- * An error that nobody caught is told in one line on stderr, and ends the process with 1. (One that the
- * signal has caused is none.)
+ * An error that nobody catches is printed in one line on stderr, and the process exits with 1, unless
+ * the error is a consequence of the signal.
  *
  * @example
  * const { port, signal } = cli("Says hello.", serverFlags(4000));
@@ -68,7 +68,7 @@ export function cli<const F extends Flags>(
   }
 }
 
-// Of signals, of errors that nobody caught, and of what threads print.
+// Installs the handlers for signals, for uncaught errors, and for what threads print.
 function takeCare(stop: AbortController, graceMs: number): void {
   const numbers = { SIGINT: 2, SIGTERM: 15 } as const;
   for (const [name, number] of Object.entries(numbers)) {
@@ -84,8 +84,7 @@ function takeCare(stop: AbortController, graceMs: number): void {
   answerWrites();
 }
 
-// What was under way when the signal came ends because of it: a wait that it called off, a server that
-// it closed.
+// Whether an error is a consequence of the signal: a call that it aborted, or a server that it closed.
 function isEndedBy(signal: AbortSignal, error: unknown): boolean {
   if (!signal.aborted) return false;
   const isClosed = error instanceof SocketError && error.code === "EBADF";
@@ -94,15 +93,15 @@ function isEndedBy(signal: AbortSignal, error: unknown): boolean {
 
 // ---- errors
 
-/** Ends the process with 2: what is wrong with its flags, in one line on stderr. */
+/** Prints an error about the flags, in one line on stderr, and exits with 2. */
 export function refuse(message: string): never {
   console.error(`error: ${message}`);
   process.exit(2);
 }
 
 /**
- * Tells of an error that ended one connection and nothing else, in one line on stderr: at most one a
- * second, with how many more there were. Text is told as it is, at once.
+ * Prints an error that ended one connection and nothing else, as a warning in one line on stderr: at
+ * most one a second, with the number of those left out. A string is printed as it is, at once.
  */
 export function warn(error: unknown): void {
   if (typeof error === "string") console.error(`warning: ${error}`);
@@ -112,8 +111,9 @@ export function warn(error: unknown): void {
 let failing = false;
 
 /**
- * Ends the process with 1, once what was printed is out (or half a second has gone by), and says why in
- * one line on stderr; a mistake in the program keeps its stack. Never returns: `await fail("why")`.
+ * Prints an error in one line on stderr, with the stack if it is a mistake in the program, and exits
+ * with 1 when stdout has been written, at the latest after half a second. The promise never resolves, so
+ * that nothing runs after `await fail("why")`.
  */
 export function fail(error: unknown): Promise<never> {
   if (!failing) {

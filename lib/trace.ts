@@ -1,6 +1,6 @@
-// Shows the socket calls of a script as they return, for `--trace`. Everything is wrapped from
-// outside, when it is asked for: the sockets themselves know nothing of it. Nothing is kept, so memory
-// is bounded however long a script runs.
+// `--trace`: writes a line about each socket call when it returns. The methods of the socket classes are
+// replaced by wrapped ones when tracing starts; the classes themselves have no code for it, and cost
+// nothing without it. Nothing is stored, so memory stays bounded.
 
 import { isMainThread, threadId } from "node:worker_threads";
 
@@ -12,19 +12,19 @@ import { POLLNVAL } from "./socket/readiness.ts";
 
 export type TraceMode = "text" | "json";
 
-/** What is wrapped: every method of these, but for those that only look. A new one needs nothing here. */
+/** The classes whose methods are wrapped, all but `NOT_SHOWN`. A new method is traced without a change here. */
 const CLASSES = { conn: Socket, server: ServerSocket };
 const NOT_SHOWN = ["constructor", "poll", "opened"];
 
-/** One call that has returned, as `--trace=json` writes it: a line each, and no more fields than apply. */
+/** A call that has returned, as `--trace=json` writes it, one a line. Fields that do not apply are left out. */
 export interface TracedCall {
   /** When it returned and when it began, in ms since 1970. */
   time: number;
   began: number;
   pid: number;
-  /** Which thread, for all but the main one. */
+  /** The thread's number; left out for the main thread. */
   thread?: number;
-  /** The socket whose method it is: `conn#1`, `server#1`. None for `listen`, `connect`, `select`. */
+  /** The socket that the method belongs to: `conn#1`, `server#1`. Left out for `listen`, `connect`, `select`. */
   on?: string;
   call: string;
   /** Its arguments and its outcome as `--trace` shows them. */
@@ -33,15 +33,15 @@ export interface TracedCall {
   /** The bytes that were sent or received: how many, and the first of them, `"text"` or `68 65 78`. */
   bytes?: number;
   data?: string;
-  /** Of a datagram: where it went, or came from. */
+  /** For a datagram: the address it was sent to, or came from. */
   peer?: string;
-  /** The socket that it gave, with its addresses. */
+  /** The socket that the call returned, with its addresses. */
   made?: { name: string; local: string; remote?: string };
-  /** The code of the error that it failed with; none for an end that was meant, as an abort is. */
+  /** The code of the error, if it failed. An intended end, such as an abort, is no error. */
   error?: string;
 }
 
-/** A socket call: what it was called with, and from when on. `closed`: it was called on a closed socket. */
+/** A socket call that has begun. `closed`: the socket was closed before the call. */
 interface Call {
   on: object | null;
   name: string;
@@ -51,9 +51,9 @@ interface Call {
 }
 
 /**
- * From now on, writes a line about every socket call when it returns: for people, or, with `"json"`,
- * a `TracedCall`. A call that failed is shown with the error's code; what ended a call without being
- * an error (the peer's FIN, a signal, a `close` of our own) is named.
+ * Starts tracing: writes a line about every socket call when it returns, for people or, with `"json"`, a
+ * `TracedCall`. A failed call is shown with the error's code. An end that is no error is shown by name:
+ * EOF, aborted, closed.
  *
  * @example
  * startTrace("text", console.error);
@@ -68,7 +68,7 @@ export function startTrace(mode: TraceMode, write: (line: string) => void): void
   wrapAcceptLoop();
   const { run } = calls;
   calls.run = (name, call, ...args) => {
-    // Of what can be gone through only once, we are not to take anything.
+    // select() takes iterables, and some can be iterated only once: both get the copy.
     const kept = args.map((arg) => (isList(arg) ? [...arg] : arg)) as typeof args;
     return watch(null, name, kept, () => run(name, call, ...kept));
   };
@@ -89,7 +89,8 @@ function wrapMethods(prototype: any): void {
   }
 }
 
-// A step of a `for await` over a server is an accept. (Over a socket it calls recv, as it is.)
+// Each step of a `for await` over a server is shown as an accept. (Over a socket, each step calls recv,
+// which is wrapped already.)
 function wrapAcceptLoop(): void {
   const original = ServerSocket.prototype[Symbol.asyncIterator];
   ServerSocket.prototype[Symbol.asyncIterator] = function (this: ServerSocket) {
@@ -100,7 +101,7 @@ function wrapAcceptLoop(): void {
   };
 }
 
-// A call made by another call is part of that one.
+// A call that another traced call makes is part of that one, and not shown.
 let inside = false;
 
 function watch(on: object | null, name: string, args: unknown[], run: () => any): any {
@@ -135,7 +136,7 @@ function isList(value: unknown): value is Iterable<unknown> {
   return list && !(value instanceof Uint8Array);
 }
 
-// Finer than Date.now(), so that the calls of two processes can be put in order.
+// With fractions of a millisecond, so that the calls of two processes can be sorted.
 function now(): number {
   return performance.timeOrigin + performance.now();
 }
@@ -170,7 +171,7 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
     .join("  ");
 }
 
-/** What a call gave, in words; nothing for one that gives nothing. */
+/** The result of a call in words; empty if it returns nothing. */
 function success({ on, name }: Call, outcome: any): string {
   if (outcome === undefined || name === "sendAll") return "";
   if (outcome === null) return "would block";
@@ -186,7 +187,7 @@ function success({ on, name }: Call, outcome: any): string {
   return Array.isArray(outcome) ? `${preview(outcome[0])} from ${show(outcome[1])}` : show(outcome);
 }
 
-/** How a call ended that gave nothing, in words; and the error's code, where it is an error. */
+/** Why a call failed, in words, and the error's code; no code if it is no error. */
 function failure({ args, closed }: Call, error: any): [result: string, error?: string] {
   const signal = args.map((arg: any) => arg?.signal).find((signal) => signal?.aborted);
   if (signal !== undefined && error === signal.reason) {
@@ -210,7 +211,7 @@ function reason(thrown: any): string {
   return String(text).replace(/,?\s+(?=})|\s+/g, " ");
 }
 
-/** The bytes that went or came. */
+/** The bytes that the call sent or received. */
 function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial<TracedCall> {
   if (isSend(name) && (typeof args[0] === "string" || args[0] instanceof Uint8Array)) {
     const all = Buffer.from(args[0] as string);
@@ -229,7 +230,7 @@ function isSend(name: string): boolean {
   return /^(send|trySend|unrecv)/.test(name);
 }
 
-/** A value in few words; none for what says nothing (an option that was left out, a signal). */
+/** A value in few words; empty for an option that was left out, and for a signal. */
 function show(value: any): string {
   if (value === undefined || typeof value === "function") return "";
   if (isSocket(value)) return nameOf(value);
@@ -248,14 +249,14 @@ function listed(names: string[]): string {
   return [...names.slice(0, MAX_LISTED), ...more].join(", ");
 }
 
-/** How many bytes, and the first of them. */
+/** The number of bytes, and the first of them. */
 function preview(data: unknown): string {
   if (typeof data !== "string" && !(data instanceof Uint8Array)) return show(data);
   const bytes = Buffer.from(data);
   return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${content(bytes)}`.trimEnd();
 }
 
-/** The first bytes: as text where they are text that no terminal takes for a command. */
+/** The first bytes: as text if they are UTF-8 without control characters, else in hex. */
 function content(bytes: Uint8Array): string {
   const head = bytes.subarray(0, 32);
   const isCut = bytes.length > head.length;

@@ -1,4 +1,4 @@
-// An error as one line for the person at the terminal.
+// Turns an error into one line for the person at the terminal.
 
 import { getSystemErrorMap } from "node:util";
 
@@ -11,13 +11,13 @@ export function describe(error: unknown): string {
   return isMistake(error) ? oneLine(error) : String((error as Error).message ?? error);
 }
 
-/** Whether an error is neither the system's nor a peer's, nor a sentence, but one of the program. */
+/** Whether an error is a mistake in the program: not of the system or a peer, and not a thrown string. */
 export function isMistake(error: unknown): boolean {
   if (typeof error === "string" || error instanceof SocketError) return false;
   return (error as NodeJS.ErrnoException | null | undefined)?.syscall === undefined;
 }
 
-// What, and the first place of the stack; of what is no error, what it is.
+// An error's message and the first line of its stack; any other thrown value as Bun.inspect shows it.
 function oneLine(error: unknown): string {
   const isError = error instanceof Error;
   const what = isError ? `${error.name}: ${error.message}` : `${Bun.inspect(error)} was thrown`;
@@ -41,7 +41,7 @@ function describeSocketError(error: SocketError): string {
   return `connection with ${peer}: ${why}`;
 }
 
-/** What an errno means, as strerror(3) has it. */
+/** The text for an error code, as strerror(3) has it. */
 export function reason(code: string): string {
   if (code === "ENOTFOUND") return "host not found";
   if (code === "EINCOMPLETE") return "closed before all of the data had come";

@@ -1,12 +1,12 @@
-// The flags of a script: what they are, what they mean, and how --help tells of them. `parseArgs` of
-// the platform takes the command line apart; what is here gives the words their types.
+// The flags of a script: their types, their values, and their lines in --help. `parseArgs` of node:util
+// splits the command line into words; this file checks the words and converts them.
 
 import { parseArgs } from "node:util";
 
-/** One flag, what it takes, and the line about it in `--help`. `maxSize` is `--max-size` to type. */
+/** One flag: what it takes, and its line in `--help`. The flag `maxSize` is typed as `--max-size`. */
 export type Flag =
   | { type: "boolean"; about: string }
-  | { type: "argument"; about: string } // no flag at all: a word, taken in the order given here
+  | { type: "argument"; about: string } // a word without a flag; several are taken in the order given here
   | { type: "arguments"; about: string } // all the words that are left, at least one
   | { type: "string"; about: string; default?: string; env?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
@@ -24,7 +24,7 @@ type NumberFlag = {
 
 export type Flags = Record<string, Flag>;
 
-/** What a script gets for a flag. */
+/** The type of a flag's value. */
 export type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
   : F extends { type: "argument" }
@@ -70,7 +70,7 @@ export function clientFlags(port: number) {
 
 /**
  * The values of the flags: from `args`, else from the environment, else the default. Throws an
- * `Error` whose message names what is wrong. With `--help`, `help` is true and nothing is checked.
+ * `Error` whose message names the wrong flag. With `--help`, `help` is true and values are not checked.
  */
 export function readFlags(flags: Flags, args: string[]): Record<string, unknown> {
   const given = parse(flags, args);
@@ -85,7 +85,7 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
   return values;
 }
 
-/** `--help`: what the script says of itself, and its flags. */
+/** The text of `--help`: the script's own, and a line for each flag. */
 export function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]): [string, string] => {
     if (flag.type === "argument") return [name.toUpperCase(), flag.about];
@@ -130,14 +130,14 @@ function parse(flags: Flags, args: string[]): Record<string, unknown> {
     ]);
     return { ...values, ...Object.fromEntries(given) };
   } catch (error) {
-    // What follows the first sentence is advice on `--`, which no script here can use.
+    // After the first sentence, parseArgs explains `--`, which no script here needs.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
     throw new Error(`${line.replace(/\.$/, "")} (see --help)`);
   }
 }
 
-// As getopt(3) has it, a flag that takes a value takes the next word, even one like -5. And --trace
-// alone is --trace=text.
+// As in getopt(3), a flag that takes a value takes the next word, also one that begins with a dash, as -5
+// does. `--trace` alone is `--trace=text`.
 function joinValues(args: string[], options: Record<string, { type: string }>): string[] {
   const joined: string[] = [];
   for (let i = 0; i < args.length; i++) {

@@ -1,18 +1,18 @@
-// Printing to stdout: in whole lines, also from threads, and noticing when nobody reads any more.
+// Printing to stdout: in whole lines, also from threads; the process ends when its reader has gone.
 
 import type { MessagePort, Worker } from "node:worker_threads";
 
 import { reason } from "./describe.ts";
 import { addWarning } from "./warnings.ts";
 
-/** Writes a line to stdout. Resolves when it is out: a reader who is slow slows down who awaits it. */
+/** Writes a line to stdout. Resolves when the line is written, so a caller that awaits it is as slow as the reader. */
 export function print(line: string): Promise<void> {
   return write(`${line}\n`);
 }
 
 let stdout: Bun.FileSink | undefined;
 
-/** Writes text, or bytes, to stdout as they are. When nobody reads it any more (`| head`), the process ends. */
+/** Writes text or bytes to stdout. When the reader has gone (`| head`), the process exits with 0. */
 export async function write(text: string | Uint8Array): Promise<void> {
   if (!Bun.isMainThread) return writeInMainThread(text);
   try {
@@ -28,19 +28,19 @@ export async function write(text: string | Uint8Array): Promise<void> {
   }
 }
 
-/** What stdout has begun and not ended, where notes share the terminal with it. */
+/** The line on stdout that has no newline yet, if `--trace` writes to the same terminal; else null. */
 let openLine: string | null = null;
 const MAX_OPEN = 1_000; // characters
 
 /**
- * Gives what writes a line to stderr for `--trace`. Where that is the terminal on which stdout is, too,
- * a line that stdout has begun (`>`) moves down below it, instead of running into it.
+ * Gives the function that writes a line of `--trace` to stderr. If stdout and stderr are the same
+ * terminal, an unfinished line of stdout (`>`) is erased, and written again below the line of the trace.
  */
 export function noteWriter(): (line: string) => void {
   const { isatty } = require("node:tty") as typeof import("node:tty");
   if (!Bun.isMainThread || !isatty(1) || !isatty(2)) return console.error;
   openLine = "";
-  // Who types a line ends the one that asked for it.
+  // When the user has typed a line, the cursor is on a new one: the prompt is finished.
   const lines = console[Symbol.asyncIterator];
   console[Symbol.asyncIterator] = async function* () {
     for await (const line of lines.call(console)) {
@@ -56,13 +56,13 @@ export function noteWriter(): (line: string) => void {
   };
 }
 
-/** What a thread asks of the main thread: to write for it, and to say when that is done. */
+/** A thread's message to the main thread: text to write, and a port for the answer that it is written. */
 interface WriteRequest {
   write: string | Uint8Array;
   done: MessagePort;
 }
 
-// Threads that wrote by themselves would cut into each other's lines when a pipe is full.
+// If threads wrote to stdout themselves, their lines would mix whenever a pipe is full.
 function writeInMainThread(text: string | Uint8Array): Promise<void> {
   const { port1, port2 } = new MessageChannel();
   require("node:worker_threads").parentPort.postMessage({ write: text, done: port2 }, [port2]);
@@ -74,7 +74,7 @@ function writeInMainThread(text: string | Uint8Array): Promise<void> {
   });
 }
 
-/** Has the main thread write what its threads print. Their other messages are none of its business. */
+/** Makes the main thread write what its threads print, and collect their warnings. Other messages are not touched. */
 export function answerWrites(): void {
   process.on("worker", (worker: Worker) =>
     worker.on("message", (message: unknown) => {
@@ -92,9 +92,9 @@ export function answerWrites(): void {
 let onTerminal: boolean | undefined;
 
 /**
- * Text that the peer sent, to be printed. On a terminal it has a colour of its own, so that one sees
- * who speaks (unless `NO_COLOR` is set), and characters that would command the terminal are shown as
- * unknown. In a pipe or a file it is as it came.
+ * Prepares text that came from the peer for printing. On a terminal it gets a colour, to tell it from our
+ * own (unless `NO_COLOR` is set), and control characters become U+FFFD, so that the peer cannot send
+ * commands to the terminal. In a pipe or a file it stays as it came.
  */
 export function peerText(text: string): string {
   onTerminal ??= require("node:tty").isatty(1) as boolean;

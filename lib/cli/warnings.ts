@@ -1,12 +1,13 @@
-// Warnings about single connections, of which peers can cause any number: one a second on stderr.
+// Warnings about single connections. Peers can cause any number of them, so at most one a second is
+// printed on stderr.
 
 const EVERY_MS = 1_000;
 
-let held = 0; // those that were not told yet
+let held = 0; // warnings that are not printed yet
 let last = "";
 let timer: Timer | undefined;
 
-/** Tells of one at once, or when the second is over, with how many there were. Threads share it. */
+/** Prints a warning at once or when the second is over, with the number of others. Threads share the limit. */
 export function addWarning(line: string): void {
   if (!Bun.isMainThread) {
     return require("node:worker_threads").parentPort.postMessage({ warning: line });

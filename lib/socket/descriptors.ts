@@ -2,7 +2,7 @@
 
 let limit: Promise<number> | undefined;
 
-/** getrlimit(2), as Linux shows it in proc_pid_limits(5). `Infinity` where nobody says. */
+/** RLIMIT_NOFILE of getrlimit(2), read from proc_pid_limits(5). `Infinity` where there is no such file. */
 export function descriptorLimit(): Promise<number> {
   return (limit ??= read());
 }

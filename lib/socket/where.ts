@@ -1,4 +1,4 @@
-// Where to listen or connect to: what callers may say, and how Bun wants it.
+// Where to listen or connect to: the options of `listen` and `connect`, checked and translated for Bun.
 
 import { type Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
@@ -9,25 +9,25 @@ import { type Owner, Socket } from "./connection.ts";
 export interface HostAndPort {
   /**
    * An address or a name. Default `127.0.0.1`. To listen on: `0.0.0.0` is all of IPv4, `::` all of
-   * both families, `localhost` is `127.0.0.1` (a client who says `localhost` finds it: he tries both).
+   * both families, `localhost` is `127.0.0.1` (a client that connects to `localhost` tries both families).
    */
   host?: string;
-  /** To listen on: 0 is any free one, and `server.address.port` tells which. */
+  /** For `listen`, 0 is any free port; `server.address.port` is the one it got. */
   port: number;
 }
 
-/** A Unix-domain socket, unix(7): for processes of one machine. */
+/** A Unix-domain socket, unix(7), between processes of one machine. */
 export interface SocketFile {
-  /** The socket's file. Made by `listen`, which refuses one in use, and removed by `close`. */
+  /** The socket's file. `listen` creates it, and fails if a server uses it; `close` removes it. */
   path: string;
 }
 
 export type ListenOptions = (HostAndPort | SocketFile) & {
   /** How many connections may wait for `accept()`, at least 1. Default 511. */
   backlog?: number;
-  /** Share the port with others that say so too: `SO_REUSEPORT`, socket(7). */
+  /** Shares the port with other sockets that set this too: `SO_REUSEPORT`, socket(7). */
   reusePort?: boolean;
-  /** With an IPv6 host, `::` above all: take no IPv4 connections. `IPV6_V6ONLY`, ipv6(7). */
+  /** With the host `::`: accepts no IPv4 connections. `IPV6_V6ONLY`, ipv6(7). */
   ipv6Only?: boolean;
   /** Closes the server. */
   signal?: AbortSignal;
@@ -35,20 +35,20 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
 
 export type ConnectOptions = (HostAndPort | SocketFile) & {
   /**
-   * Milliseconds until the attempt is given up with `ETIMEDOUT`, the lookup of a name included.
+   * Milliseconds until `connect` rejects with `ETIMEDOUT`; looking up the name counts.
    * Default: the system's, about two minutes.
    */
   timeout?: number;
-  /** Ends the attempt, which rejects with its reason. */
+  /** Aborts the attempt: `connect` rejects with the signal's reason. */
   signal?: AbortSignal;
 };
 
-// Loaded with the first Unix-domain socket: most programs have none, and start without node:fs.
+// Loaded with the first Unix-domain socket, because it loads node:fs, which most programs do not need.
 export function unixFiles() {
   return require("./unix.ts") as typeof import("./unix.ts");
 }
 
-// Where to listen or connect to: as people read it, and as Bun wants it.
+// Checks the address in the options. Gives it for messages (`address`) and as options for Bun (`own`).
 export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
   const common = { allowHalfOpen: true, socket: Socket.handlers };
   if ("path" in options) {
@@ -58,7 +58,7 @@ export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) 
   const asked = checkText("host", options.host ?? "127.0.0.1");
   const hostname = asked.replace(/^\[(.*:.*)\]$/, "$1"); // as in a URL
   const port = checkCount("port", options.port, minPort, 65_535);
-  // Bun's types have one signature for each kind of address, and none for either.
+  // Bun's types allow a host or a path, but not a value that may be one or the other.
   const own = {
     hostname: isLocal(hostname) ? "127.0.0.1" : hostname,
     port,
@@ -67,12 +67,12 @@ export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) 
   return { address: { host: hostname, port }, own };
 }
 
-/** Whether this is this machine's name for itself, whatever its list of names says: RFC 6761, 6.3. */
+/** Whether this is `localhost`, which always means loopback: RFC 6761, section 6.3. */
 export function isLocal(host: string): boolean {
   return host.toLowerCase() === "localhost";
 }
 
-/** What Bun's errors leave out: a name that does not resolve, and no descriptor left. */
+/** An error of Bun as a `SocketError`, with the code for what Bun does not tell apart: `ENOTFOUND`, `EMFILE`. */
 export function systemError(cause: unknown, syscall: Syscall, address: Address): SocketError {
   const { code: told, syscall: failed } = cause as { code?: string; syscall?: string };
   const code = told === undefined || failed === "getaddrinfo" ? "ENOTFOUND" : told;
@@ -80,7 +80,7 @@ export function systemError(cause: unknown, syscall: Syscall, address: Address):
   return new SocketError((vague && outOfDescriptors()) || code, syscall, address, { cause });
 }
 
-// Bun tells of it as of a peer that refuses, or a name that is not found.
+// Without a free descriptor, Bun reports a refused connection or an unknown name. So one is opened to see.
 function outOfDescriptors(): string | undefined {
   const { closeSync, openSync } = require("node:fs") as typeof import("node:fs");
   try {
