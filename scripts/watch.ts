@@ -1,0 +1,52 @@
+const help = `
+Runs scripts and draws both ends of their connections in one picture: each call, the bytes on their way,
+who has ended which direction. In a page while it happens, or as a file. The first script is on the left;
+the others start when it listens. What is typed goes to the last one.
+
+  terminal 1:  bun run scripts/watch.ts "echo-server" "echo-client --message 안녕"
+  terminal 2:  a browser, at http://127.0.0.1:8070/
+
+  as a file:   bun run scripts/watch.ts --svg echo.svg scripts/echo-server.ts scripts/echo-client.ts
+
+A script is one of this folder by its name, or any by its path that reads its flags with cli() of lib/cli.ts.
+In the flags of the later ones, {port} is the port that the first one listens on.
+`;
+
+import { cli, print, refuse } from "../lib/cli.ts";
+import { draw } from "./watch/draw.ts";
+import { tell } from "./watch/model.ts";
+import { servePage } from "./watch/page.ts";
+import { plan } from "./watch/rows.ts";
+import { fileOf, Recording, run, wordsOf } from "./watch/run.ts";
+import type { Language } from "./watch/words.ts";
+
+const { commands, svg, lang, host, port, signal } = cli(help, {
+  svg: { type: "string", about: "draw into this file when all have ended" },
+  lang: { type: "choice", choices: ["en", "ko"], default: "en", about: "the picture's language" },
+  // HOST and PORT in the environment are for the scripts that are watched.
+  host: { type: "string", default: "127.0.0.1", about: "address of the page" },
+  port: { type: "port", default: 8070, min: 0, about: "port of the page, 0 for any free one" },
+  commands: { type: "arguments", about: "the scripts with their flags, each in quotes" },
+});
+for (const command of commands) {
+  const [name = ""] = wordsOf(command);
+  if (fileOf(name) === undefined) refuse(`no script is called ${name}`);
+}
+
+const recording = new Recording();
+const picture = (language: Language) => {
+  const { calls, dropped } = recording;
+  return draw(plan(tell(calls)), { language, commands, dropped });
+};
+
+if (svg !== undefined) {
+  await run(commands, recording, false, signal);
+  await Bun.write(svg, picture(lang));
+  await print(`${svg}: ${recording.calls.length + recording.dropped} calls`);
+} else {
+  const page = servePage({ host, port, language: lang, title: commands.join(" ⇄ ") }, picture);
+  print(`page at ${page.url}`);
+  recording.onChange = page.changed;
+  signal.addEventListener("abort", page.stop);
+  await run(commands, recording, true, signal);
+}

@@ -1,0 +1,177 @@
+// One connection as it is drawn: a line for each end, arrows for what crosses, and what waits on the way.
+
+import { colorOf } from "./labels.ts";
+import { INWARD, type Layout, SIZE } from "./layout.ts";
+import {
+  type Call,
+  closeOf,
+  type Connection,
+  type End,
+  endOf,
+  isSend,
+  type Link,
+  type Side,
+} from "./model.ts";
+import { arrow, box, cross, line, type Span, text, widthOf } from "./svg.ts";
+
+/** Bytes that wait from somewhere on: more of them, or less. */
+type Change = [y: number, bytes: number];
+
+export function drawConnection(layout: Layout, connection: Connection): string[] {
+  const drawn: string[] = [];
+  for (const end of connection.ends) {
+    if (end === undefined) continue;
+    drawn.push(...drawSends(layout, connection, end), ...drawLine(layout, connection, end));
+    if (connection.kind === "stream") drawn.push(...drawEnd(layout, connection, end));
+  }
+  const opening = connection.links.find(({ kind }) => kind === "connect");
+  if (opening !== undefined) drawn.push(...drawOpening(layout, connection, opening));
+  return drawn;
+}
+
+// From where it is opened to where it is closed; dotted when it has ended its own direction. A call that
+// waits is a bar on it.
+function drawLine(layout: Layout, connection: Connection, end: End): string[] {
+  const color = colorOf(connection.number);
+  const x = layout.x(end.side, connection);
+  const last = layout.closed(end);
+  const drawn: string[] = [];
+  if (connection.kind === "stream") {
+    const fin = endOf(end);
+    const from = layout.has(end.origin) ? layout.ended(end.origin) : layout.top;
+    const half = layout.has(fin) ? Math.min(layout.began(fin), last) : last;
+    drawn.push(line(`life ${color}`, x, from, x, half));
+    if (half < last) drawn.push(line(`half ${color}`, x, half, x, last));
+    if (last < layout.floor) drawn.push(cross(color, x, last));
+  }
+  const waiting = connection.kind === "stream" ? [end.origin, ...end.calls] : end.calls;
+  for (const call of waiting) {
+    if (!layout.has(call) || layout.isFolded(call)) continue;
+    const [from, to] = [layout.began(call), layout.ended(call)];
+    if (from < to) drawn.push(box(`wait ${color}`, x - 4, from, 8, to - from, 4));
+  }
+  return drawn;
+}
+
+// An arrow for each send: right into the receive that waited for it, or into the bytes that wait.
+function drawSends(layout: Layout, connection: Connection, end: End): string[] {
+  const { kind, links } = connection;
+  const color = colorOf(connection.number);
+  const other = (1 - end.side) as Side;
+  const far = connection.ends[other];
+  const [x, to] = [layout.x(end.side, connection), inside(layout, connection, other)];
+  const drawn: string[] = [];
+  const changes: Change[] = [];
+  for (const send of end.calls.filter(isSend)) {
+    if (!layout.has(send) || (send.bytes === 0 && kind === "stream")) continue;
+    const own = links.filter(({ from, kind }) => from === send && kind === "bytes");
+    const taken = own.flatMap(({ to, bytes }): Change[] =>
+      layout.has(to) ? [[layout.ended(to), -bytes]] : [],
+    );
+    const y = layout.began(send);
+    if (layout.isFolded(send)) {
+      changes.push([y, send.bytes!], ...taken);
+      continue;
+    }
+    const straight = own.length === 1 && isAwaited(layout, own[0]!);
+    const lost =
+      kind === "datagram" && own.length === 0 && far !== undefined && closeOf(far) !== undefined;
+    const arrives = straight ? layout.ended(own[0]!.to) : y + SIZE.hop;
+    if (far === undefined || lost) {
+      const half = x + (to - x) * 0.7;
+      drawn.push(arrow(`${color} faint`, x, y, half, arrives));
+      if (lost) drawn.push(cross("bad", half + INWARD[end.side] * 8, arrives));
+    } else {
+      drawn.push(arrow(color, x, y, to, arrives));
+      if (!straight) changes.push([arrives, send.bytes!], ...taken);
+    }
+    drawn.push(onTheWay([x, to], y, arrives, [["data", send.data ?? ""]]));
+  }
+  return far === undefined ? drawn : [...drawBuffer(layout, connection, far, changes), ...drawn];
+}
+
+// The bytes that wait, beside the end that will receive them: the wider the more there are.
+function drawBuffer(layout: Layout, connection: Connection, end: End, changes: Change[]): string[] {
+  const x = layout.x(end.side, connection);
+  const last = layout.closed(end);
+  const sorted = changes.toSorted(([a], [b]) => a - b);
+  const drawn: string[] = [];
+  let bytes = 0;
+  for (const [i, [from, change]] of sorted.entries()) {
+    bytes += change;
+    const to = Math.min(sorted[i + 1]?.[0] ?? last, last);
+    if (bytes <= 0 || to <= from) continue;
+    const thick = 3 + Math.log2(1 + bytes);
+    const left = end.side === 0 ? x + 5 : x - 5 - thick;
+    drawn.push(box(`buffer ${colorOf(connection.number)}`, left, from, thick, to - from));
+  }
+  return drawn;
+}
+
+// The FIN, or what came in its place.
+function drawEnd(layout: Layout, connection: Connection, end: End): string[] {
+  const fin = endOf(end);
+  const other = (1 - end.side) as Side;
+  if (!layout.has(fin) || layout.isFolded(fin) || !connection.ends[other]) return [];
+  const heard = connection.links.find(({ from, kind }) => from === fin && kind !== "bytes");
+  const reset = heard?.kind === "rst" || fin.call === "reset";
+  const [x, to] = [layout.x(end.side, connection), inside(layout, connection, other)];
+  const y = layout.began(fin);
+  const arrives = heard && isAwaited(layout, heard) ? layout.ended(heard.to) : y + SIZE.hop;
+  const { words } = layout;
+  return [
+    arrow(reset ? "bad" : colorOf(connection.number), x, y, to, arrives),
+    onTheWay([x, to], y, arrives, [[reset ? "note bad" : "note", reset ? words.rst : words.fin]]),
+  ];
+}
+
+// From connect to accept; whoever comes before the server accepts waits in the backlog.
+function drawOpening(layout: Layout, connection: Connection, opening: Link): string[] {
+  const { from, to } = opening;
+  if (!layout.has(from) || !layout.has(to)) return [];
+  const color = colorOf(connection.number);
+  const side: Side = connection.ends[0]?.origin === from ? 0 : 1;
+  const other = (1 - side) as Side;
+  const [x, far] = [layout.x(side, connection), layout.x(other, connection)];
+  const y = layout.began(from);
+  const straight = isAwaited(layout, opening);
+  const end = straight ? layout.ended(to) : y + SIZE.hop;
+  const drawn = [
+    arrow(color, x, y, inside(layout, connection, other), end),
+    onTheWay([x, far], y, end, [["note", layout.words.opens]]),
+  ];
+  if (!straight) drawn.push(line(`queue ${color}`, far, end, far, layout.ended(to)));
+  return drawn;
+}
+
+/** A connection that was refused. */
+export function drawRefusal(layout: Layout, call: Call, side: Side): string[] {
+  const other = (1 - side) as Side;
+  const [x, to] = [layout.x(side), layout.x(other) + INWARD[other] * 24];
+  const y = layout.began(call);
+  return [
+    arrow("bad", x, y, to, y + SIZE.hop),
+    cross("bad", to - INWARD[other] * 8, y + SIZE.hop),
+    onTheWay([x, to], y, y + SIZE.hop, [["note bad", layout.words.refused]]),
+  ];
+}
+
+// Whether the receiver was waiting for it, and got it at once: else it waits, and be it for the receiver
+// to have its turn.
+function isAwaited(layout: Layout, { from, to }: Link): boolean {
+  if (!layout.has(to) || layout.isFolded(to)) return false;
+  const drop = layout.ended(to) - layout.began(from);
+  return to.began <= from.began && drop > 0 && drop < 2.5 * SIZE.row;
+}
+
+function inside(layout: Layout, connection: Connection, side: Side): number {
+  return layout.x(side, connection) + INWARD[side] * 5;
+}
+
+// Above the middle of an arrow.
+function onTheWay([x1, x2]: [number, number], y1: number, y2: number, spans: Span[]): string {
+  const columns = Math.floor((SIZE.middle - 30) / SIZE.letter);
+  const wide = Math.min(widthOf(spans), columns) * SIZE.letter;
+  const lift = 5 + ((y2 - y1) / SIZE.middle) * (wide / 2.6);
+  return text((x1 + x2) / 2, (y1 + y2) / 2 - lift, spans, "middle", columns);
+}

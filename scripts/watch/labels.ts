@@ -1,0 +1,118 @@
+// What is written beside the lines: a call as it reads in a script, and what came of it.
+
+import { countCalls } from "./fold.ts";
+import { actorOf, type Call, callsOf, type Connection, isSend, type Side } from "./model.ts";
+import type { Plan, Row } from "./rows.ts";
+import { type Span, widthOf } from "./svg.ts";
+import { type Language, WORDS } from "./words.ts";
+
+/** The lines of text of a row, on both sides. */
+export type Label = [left: Span[][], right: Span[][]];
+
+export class Labels {
+  readonly words: (typeof WORDS)[Language];
+  readonly #columns: number;
+  readonly #many: boolean;
+  /** The number of a connection by the name that its thread has for it, and the side of a call. */
+  readonly #numbers: Map<string, number>;
+  readonly #sides: Map<Call, Side>;
+
+  constructor({ connections }: Plan, language: Language, columns: number) {
+    this.words = WORDS[language];
+    this.#columns = columns;
+    this.#many = connections.length > 1;
+    this.#numbers = numbersOf(connections);
+    const ends = connections.flatMap(({ ends }) => ends.filter((end) => end !== undefined));
+    this.#sides = new Map(ends.flatMap((end) => callsOf(end).map((call) => [call, end.side])));
+  }
+
+  /** In one line where there is room, else in two. */
+  of({ side, call, part, fold }: Row): Label {
+    if (fold) return [this.#counts(fold.calls, 0), this.#counts(fold.calls, 1)];
+    const [what, result] = this.#spans(call!, part);
+    const whole = [...what, ...result];
+    const fits = widthOf(whole) <= this.#columns || result.length === 0 || what.length === 0;
+    const own = fits ? [whole] : [what, result];
+    return side === 0 ? [own, []] : [[], own];
+  }
+
+  #spans(call: Call, part: Row["part"]): [what: Span[], result: Span[]] {
+    const { words } = this;
+    if (call.call === "exit") return [[["word", `${words.exit} ${call.args}`]], []];
+    if (call.call === "signal") return [[["word", `${words.signal} ${call.args}`]], []];
+    const what: Span[] = [];
+    if (call.thread) what.push(["soft", `${words.thread} ${call.thread} `]);
+    const number = this.#numbers.get(`${actorOf(call)}/${call.on ?? call.made?.name}`);
+    if (call.on !== undefined) {
+      const kind = call.on.replace(/#.*/, "");
+      if (number && this.#many) what.push([colorOf(number), `${kind}#${number}`], ["soft", "."]);
+      else what.push(["soft", `${kind}.`]);
+    }
+    if (part === "end") return [[...what, ["soft", call.call]], this.#result(call, part)];
+    what.push(["call", call.call], ["args", `(${this.#args(call)})`]);
+    return [what, part === "begin" ? [] : this.#result(call, part)];
+  }
+
+  #args(call: Call): string {
+    if (call.call === "select") return this.#renamed(call, call.args);
+    // The bytes themselves are on their way, beside this.
+    const sent = /^(\d+) bytes?\b/.exec(call.args);
+    return isSend(call) && sent ? this.words.bytes(Number(sent[1])) : call.args;
+  }
+
+  #result(call: Call, part: Row["part"]): Span[] {
+    const { words } = this;
+    const { made, result, error } = call;
+    if (made) {
+      const number = this.#numbers.get(`${actorOf(call)}/${made.name}`);
+      const name: Span =
+        number === undefined
+          ? ["soft", made.name]
+          : [colorOf(number), this.#many ? `conn#${number}` : "conn"];
+      return [["soft", " → "], name, ["address", ` ${made.remote ?? made.local}`]];
+    }
+    if (result === "") return part === "end" ? [["soft", ` ${words.returns}`]] : [];
+    if (result === "EOF") return [["eof", " → EOF"]];
+    if (call.call === "select") return [["result", ` → ${this.#renamed(call, result)}`]];
+    const counted = result.replace(/^(\d+) bytes?(?= |$)/, (_, n) => words.bytes(Number(n)));
+    return [[error ? "bad" : "result", ` → ${counted}`]];
+  }
+
+  // Threads and processes count their connections themselves: in the picture each has one name.
+  #renamed(call: Call, list: string): string {
+    return list.replace(/\b(conn|udp)#\d+/g, (name, kind) => {
+      const number = this.#numbers.get(`${actorOf(call)}/${name}`);
+      if (number === undefined) return name;
+      return this.#many ? `${kind}#${number}` : kind;
+    });
+  }
+
+  #counts(calls: Call[], side: Side): Span[][] {
+    const sideOf = (call: Call) => this.#sides.get(call) ?? (call.script > 0 ? 1 : 0);
+    return countCalls(calls.filter((call) => sideOf(call) === side)).map(
+      ({ call, times, bytes }): Span[] => {
+        const moved = bytes === undefined ? "" : `: ${this.words.bytes(bytes)}`;
+        return [
+          ["result", `${times.toLocaleString("en")} × `],
+          ["call", call],
+          ["result", moved],
+        ];
+      },
+    );
+  }
+}
+
+/** The class that colours a connection. */
+export function colorOf(number: number): string {
+  return `c${((number - 1) % 8) + 1}`;
+}
+
+function numbersOf(connections: Connection[]): Map<string, number> {
+  const numbers = new Map<string, number>();
+  for (const { ends, number } of connections) {
+    for (const end of ends) {
+      if (end) numbers.set(`${actorOf(end.origin)}/${end.origin.made!.name}`, number);
+    }
+  }
+  return numbers;
+}

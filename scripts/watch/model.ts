@@ -1,0 +1,232 @@
+// What happened, from what each script told of its own calls: which two ends are one connection, and
+// which bytes of which send came out of which receive. Nothing is drawn here.
+
+import type { TracedCall } from "../../lib/trace.ts";
+
+/** A call, and which of the scripts made it. The first is drawn on the left, all others on the right. */
+export interface Call extends TracedCall {
+  script: number;
+}
+
+/** 0 is left, 1 is right. */
+export type Side = 0 | 1;
+
+export interface End {
+  side: Side;
+  /** The call that gave it: accept, connect. */
+  origin: Call;
+  /** Its own calls, in the order in which they returned. */
+  calls: Call[];
+  /** The end of its process, which closes what was left open. */
+  exit?: Call;
+}
+
+/** Two ends that belong together; one is missing where that process is not watched. */
+export interface Connection {
+  number: number;
+  kind: "stream" | "datagram";
+  ends: [left?: End, right?: End];
+  links: Link[];
+}
+
+/** `to` received bytes, a FIN, a reset or the connection itself, which `from` had sent. */
+export interface Link {
+  kind: "bytes" | "fin" | "rst" | "connect";
+  from: Call;
+  to: Call;
+  bytes: number;
+}
+
+/** All that is known of a run. */
+export interface Story {
+  connections: Connection[];
+  /** Calls that belong to no connection: listen, select, what a server does, a refused connect. */
+  others: Call[];
+  calls: Call[];
+}
+
+/** The connections of these calls, and what went through them. */
+export function tell(all: Call[]): Story {
+  const calls = all.toSorted((a, b) => a.time - b.time);
+  const ends = endsOf(calls);
+  const connections = [...pairStreams(ends), ...pairDatagrams(calls)]
+    .toSorted((a, b) => startOf(a) - startOf(b))
+    .map((pair, i) => ({ ...pair, number: i + 1, links: linksOf(pair) }));
+  const known = new Set(connections.flatMap(({ ends }) => ends.flatMap(callsOf)));
+  return { connections, others: calls.filter((call) => !known.has(call)), calls };
+}
+
+/** The calls of an end, with the one that gave it. */
+export function callsOf(end: End | undefined): Call[] {
+  return end === undefined ? [] : [end.origin, ...end.calls];
+}
+
+/** Which process and thread. */
+export function actorOf({ pid, thread = 0 }: Call): string {
+  return `${pid}/${thread}`;
+}
+
+export function isSend({ call, bytes }: Call): boolean {
+  return bytes !== undefined && /^(send|trySend)/.test(call);
+}
+
+export function isReceive({ call, bytes }: Call): boolean {
+  return bytes !== undefined && /^(recv|tryRecv|unrecv)/.test(call);
+}
+
+// ---- which ends belong together
+
+function endsOf(calls: Call[]): End[] {
+  const ends = new Map<string, End>();
+  for (const call of calls) {
+    const { made, on, pid } = call;
+    if (call.call === "exit") {
+      for (const end of ends.values()) if (end.origin.pid === pid) end.exit ??= call;
+    }
+    if (made?.remote !== undefined) {
+      const side = call.script === 0 ? 0 : 1;
+      ends.set(`${actorOf(call)}/${made.name}`, { side, origin: call, calls: [] });
+    }
+    if (on !== undefined) ends.get(`${actorOf(call)}/${on}`)?.calls.push(call);
+  }
+  return [...ends.values()].filter(({ origin }) => /accept|connect/i.test(origin.call));
+}
+
+type Pair = Pick<Connection, "kind" | "ends">;
+
+// By their addresses; those of Unix sockets, which have one address all, in the order in which they
+// connected, which is that of the backlog.
+function pairStreams(ends: End[]): Pair[] {
+  const accepted = ends.filter(({ origin }) => origin.call !== "connect");
+  const pairs = ends
+    .filter(({ origin }) => origin.call === "connect")
+    .map((near): Pair => {
+      const { local, remote } = near.origin.made!;
+      const i = accepted.findIndex(
+        ({ origin: { made } }) => made!.local === remote && made!.remote === local,
+      );
+      const [far] = i < 0 ? [] : accepted.splice(i, 1);
+      return { kind: "stream", ends: sides(far, near) };
+    });
+  return [...pairs, ...accepted.map((far): Pair => ({ kind: "stream", ends: sides(far) }))];
+}
+
+// Both in one script: who accepted stays on the left.
+function sides(far?: End, near?: End): [End?, End?] {
+  if (near === undefined) return far!.side === 0 ? [far] : [undefined, far];
+  if (far !== undefined && far.side !== near.side)
+    return near.side === 0 ? [near, far] : [far, near];
+  return [far && { ...far, side: 0 }, { ...near, side: 1 }];
+}
+
+// A datagram socket talks to many: it has an end for each.
+function pairDatagrams(calls: Call[]): Pair[] {
+  const sockets = new Map<string, Call>();
+  const ends = new Map<string, End & { local: string; peer: string }>();
+  for (const call of calls) {
+    const { made, on, peer } = call;
+    if (made !== undefined && call.call === "datagram") {
+      sockets.set(`${actorOf(call)}/${made.name}`, call);
+    }
+    const origin = on === undefined ? undefined : sockets.get(`${actorOf(call)}/${on}`);
+    if (origin === undefined || peer === undefined) continue;
+    const side = call.script === 0 ? 0 : 1;
+    const { local } = origin.made!;
+    const key = `${actorOf(call)}/${on} ${peer}`;
+    const end = ends.get(key) ?? { side, origin: call, calls: [], local, peer };
+    if (end.origin !== call) end.calls.push(call);
+    ends.set(key, end);
+  }
+  const left = [...ends.values()];
+  const pairs: Pair[] = [];
+  for (let near = left.shift(); near !== undefined; near = left.shift()) {
+    const { local, peer } = near;
+    const i = left.findIndex((far) => sameEnd(far.local, peer) && sameEnd(far.peer, local));
+    const [far] = i < 0 ? [] : left.splice(i, 1);
+    pairs.push({ kind: "datagram", ends: sides(near, far) });
+  }
+  return pairs;
+}
+
+// A socket bound to any address (0.0.0.0) is reached at one of them.
+function sameEnd(local: string, address: string): boolean {
+  const [, port] = /:(\d+)$/.exec(local) ?? [];
+  return local === address || (/^(0\.0\.0\.0|\[::\]):/.test(local) && address.endsWith(`:${port}`));
+}
+
+function startOf({ ends }: Pair): number {
+  return Math.min(...ends.flatMap((end) => (end ? [end.origin.began] : [])));
+}
+
+// ---- what went through
+
+function linksOf({ kind, ends: [left, right] }: Pair): Link[] {
+  if (left === undefined || right === undefined) return [];
+  if (kind === "datagram") return [...datagrams(left, right), ...datagrams(right, left)];
+  return [
+    ...opening(left, right),
+    ...stream(left, right),
+    ...stream(right, left),
+    ...ending(left, right),
+    ...ending(right, left),
+  ];
+}
+
+function opening(left: End, right: End): Link[] {
+  const [near, far] = left.origin.call === "connect" ? [left, right] : [right, left];
+  return [{ kind: "connect", from: near.origin, to: far.origin, bytes: 0 }];
+}
+
+// By their place in the stream: byte by byte, what one end sends is what the other receives, in order.
+function stream(from: End, to: End): Link[] {
+  const sends = from.calls.filter(isSend).toSorted((a, b) => a.began - b.began);
+  const links: Link[] = [];
+  let [sending, left] = [0, sends[0]?.bytes ?? 0]; // how much of the send is still to be received
+  let given = 0; // unrecv: received already, and to be received again
+  for (const receive of to.calls.filter(isReceive)) {
+    const again = Math.min(given, Math.max(receive.bytes!, 0));
+    given -= receive.bytes! < 0 ? receive.bytes! : again;
+    for (let bytes = receive.bytes! - again; bytes > 0 && sending < sends.length;) {
+      const part = Math.min(bytes, left);
+      if (part > 0) links.push({ kind: "bytes", from: sends[sending]!, to: receive, bytes: part });
+      bytes -= part;
+      left -= part;
+      if (left === 0) left = sends[++sending]?.bytes ?? 0;
+    }
+  }
+  return links;
+}
+
+// Whole or not at all, and in no certain order: one of the same bytes.
+function datagrams(from: End, to: End): Link[] {
+  const received = callsOf(to).filter(isReceive);
+  return callsOf(from)
+    .filter(isSend)
+    .flatMap((send): Link[] => {
+      const i = received.findIndex(({ bytes, data }) => bytes === send.bytes && data === send.data);
+      const [to] = i < 0 ? [] : received.splice(i, 1);
+      return to === undefined ? [] : [{ kind: "bytes", from: send, to, bytes: send.bytes! }];
+    });
+}
+
+/** The call with which an end says that it will send no more: shutdown, close, the process's end. */
+export function endOf({ calls, exit }: End): Call | undefined {
+  const ends = ({ call, args }: Call) => call !== "shutdown" || args !== "read";
+  return calls.find((call) => /^(close|reset|shutdown)$/.test(call.call) && ends(call)) ?? exit;
+}
+
+/** The call with which an end is gone altogether. */
+export function closeOf({ calls, exit }: End): Call | undefined {
+  return calls.find(({ call }) => /^(close|reset)$/.test(call)) ?? exit;
+}
+
+function ending(from: End, to: End): Link[] {
+  const end = endOf(from);
+  const heard = to.calls.find(
+    ({ call, result, error = "" }) =>
+      result === "EOF" || (/ECONNRESET|EPIPE/.test(error) && !/shutdown/.test(call)),
+  );
+  if (end === undefined || heard === undefined) return [];
+  const kind = end.call === "reset" || heard.error === "ECONNRESET" ? "rst" : "fin";
+  return [{ kind, from: end, to: heard, bytes: 0 }];
+}

@@ -1,0 +1,124 @@
+// The order from top to bottom: when each call began and returned, and never a receive above its send.
+
+import { type Fold, foldsOf, MOST_CONNECTIONS } from "./fold.ts";
+import { actorOf, type Call, callsOf, type Connection, type Side, type Story } from "./model.ts";
+
+/** A line of the picture: a call, the moment that it began or returned, or many calls folded. */
+export interface Row {
+  at: number;
+  /** The moment that it stands for: both, where nothing happened in between. */
+  part: "begin" | "end" | "both";
+  side: Side;
+  call?: Call;
+  connection?: Connection;
+  fold?: Fold;
+}
+
+/** What is to be drawn of a story. */
+export interface Plan {
+  connections: Connection[];
+  /** How many more there were. */
+  more: number;
+  rows: Row[];
+  /** The row in which a call begins (or its fold), and the one in which it returns. */
+  begins: Map<Call, number>;
+  ends: Map<Call, number>;
+}
+
+/** Those that may wait for something: all others return at once. */
+const WAITS = /^(accept|connect|recv|select|send|wait|datagram)/;
+const MOST_SENDING = 2; // ms: a send that took no longer did not wait, the machine was busy
+
+export function plan(story: Story): Plan {
+  const connections = story.connections.slice(0, MOST_CONNECTIONS);
+  const rest = new Set(
+    story.connections.slice(MOST_CONNECTIONS).flatMap(({ ends }) => ends.flatMap(callsOf)),
+  );
+  const folds = foldsOf({ ...story, connections });
+  const folded = new Set(folds.flatMap(({ calls }) => calls));
+  const shown = (call: Call) => !folded.has(call) && !rest.has(call);
+
+  const moments: Row[] = folds.map((fold) => ({ at: fold.began, part: "both", side: 0, fold }));
+  const add = (call: Call, side: Side, connection?: Connection) => {
+    if (!shown(call)) return;
+    const about = { call, side, connection };
+    const sent = call.call.startsWith("send") && call.time - call.began < MOST_SENDING;
+    if (!WAITS.test(call.call) || sent) moments.push({ at: call.began, part: "both", ...about });
+    else {
+      moments.push({ at: call.began, part: "begin", ...about });
+      moments.push({ at: call.time, part: "end", ...about });
+    }
+  };
+  for (const connection of connections) {
+    for (const end of connection.ends) {
+      if (end === undefined) continue;
+      const calls = connection.kind === "stream" ? callsOf(end) : end.calls;
+      for (const call of calls) add(call, end.side, connection);
+    }
+  }
+  const both = story.calls.some(({ script }) => script > 0);
+  for (const call of new Set([...story.others, ...origins(connections)])) {
+    add(call, call.script > 0 || (!both && call.call === "connect") ? 1 : 0);
+  }
+  const rows = join(inOrder(moments, connections));
+
+  const begins = new Map<Call, number>();
+  const ends = new Map<Call, number>();
+  for (const [i, { call, fold, part }] of rows.entries()) {
+    for (const one of fold?.calls ?? (call ? [call] : [])) {
+      if (part !== "end") begins.set(one, i);
+      if (part !== "begin") ends.set(one, i);
+    }
+  }
+  return { connections, more: story.connections.length - connections.length, rows, begins, ends };
+}
+
+// The calls that gave datagram sockets.
+function origins(connections: Connection[]): Call[] {
+  return connections
+    .filter(({ kind }) => kind === "datagram")
+    .flatMap(({ ends }) => ends.flatMap((end) => (end ? [end.origin] : [])));
+}
+
+// By the clock; but two clocks may differ by a little, and what was received had been sent before.
+function inOrder(moments: Row[], connections: Connection[]): Row[] {
+  const sorted = moments.toSorted((a, b) => a.at - b.at);
+  const begin = new Map<Call, Row>();
+  for (const row of sorted) if (row.call && row.part !== "end") begin.set(row.call, row);
+  const causes = new Map<Call, Row[]>();
+  for (const { from, to } of connections.flatMap(({ links }) => links)) {
+    const cause = begin.get(from);
+    if (cause !== undefined) causes.set(to, [...(causes.get(to) ?? []), cause]);
+  }
+  const before = new Map<string, Row>(); // the last one of each thread
+  const previous = new Map<Row, Row>();
+  for (const row of sorted) {
+    if (row.call === undefined) continue;
+    const actor = actorOf(row.call);
+    if (before.has(actor)) previous.set(row, before.get(actor)!);
+    before.set(actor, row);
+  }
+  const order = new Set<Row>();
+  const under = new Set<Row>(); // a circle would be a clock that runs backwards
+  const put = (row: Row) => {
+    if (order.has(row) || under.has(row)) return;
+    under.add(row);
+    const own = previous.get(row);
+    if (own !== undefined) put(own);
+    if (row.call && row.part !== "begin") causes.get(row.call)?.forEach(put);
+    order.add(row);
+  };
+  sorted.forEach(put);
+  return [...order];
+}
+
+// A call that began and returned with nothing in between takes one row.
+function join(rows: Row[]): Row[] {
+  const joined: Row[] = [];
+  for (const row of rows) {
+    const last = joined.at(-1);
+    if (row.part === "end" && last?.call === row.call) last!.part = "both";
+    else joined.push({ ...row });
+  }
+  return joined;
+}
