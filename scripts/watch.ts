@@ -8,7 +8,7 @@ the others start when it listens. What is typed goes to the last one.
 
   as a file:   bun run scripts/watch.ts --svg echo.svg scripts/echo-server.ts scripts/echo-client.ts
 
-A script is one of this folder by its name, or any by its path that reads its flags with cli() of lib/cli.ts.
+A script is one of this folder by its name, or any by its path that reads its flags as these do.
 In the flags of the later ones, {port} is the port that the first one listens on.
 `;
 

@@ -84,6 +84,10 @@ describe("the tables of scripts", () => {
     const [server] = codes(first!);
     const [client] = codes(second!);
     await using one = shell(`exec ${server}`);
+    if (second!.includes("browser")) {
+      await one.until(/^page at .*\n/m);
+      one.kill("SIGTERM");
+    }
     if (client === undefined) return expect(await one.exit()).toBe(0);
     await one.until(/^listening on .*\n/m);
     await using two = shell(`exec ${client}`);

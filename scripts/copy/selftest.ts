@@ -6,12 +6,22 @@ import { headerOf } from "./reach.ts";
 
 const SOCKET = "./lib/socket.ts"; // of the copy
 
-/** What makes a client's part short. */
-const QUICK: Record<string, string> = {
-  "weather-sender.ts": "--interval=0",
-  "echo-bench.ts": "--seconds=0.5",
-  "silent-peer.ts": "--wait=0.05",
+/** What makes a client's part short, and what a script cannot do without. */
+const FLAGS: Record<string, string[]> = {
+  "weather-sender.ts": ["--interval=0"],
+  "echo-bench.ts": ["--seconds=0.5"],
+  "silent-peer.ts": ["--wait=0.05"],
+  "watch.ts": [
+    "--svg=/dev/null",
+    "echo-server --port 0",
+    "echo-client --port {port} --message hello",
+  ],
 };
+
+/** The words behind a script's name in a call of `run`. */
+function flagsOf(script: string): string {
+  return (FLAGS[script] ?? []).map((word) => `, ${JSON.stringify(word)}`).join("");
+}
 
 /** The text of NAME.test.ts. */
 export function testOf(name: string, script: string): string {
@@ -58,7 +68,6 @@ function listening(output: ReadableStream<Uint8Array>): Promise<string> {
 `;
 
 function serverAndClient(server: string, client: string): string {
-  const quick = QUICK[client] === undefined ? "" : `, "${QUICK[client]}"`;
   return `// Starts ${server}, talks to it with ${client}, and stops it.
 
 ${HEAD}${LISTENING}
@@ -66,7 +75,7 @@ test("${server} serves ${client}", async () => {
   const server = run("${server}", ...ANY);
   try {
     const port = await listening(server.stdout);
-    const client = run("${client}", "--host", "127.0.0.1", "--port", port${quick});
+    const client = run("${client}", "--host", "127.0.0.1", "--port", port${flagsOf(client)});
     client.stdin.write("hello\\n\\n");
     await client.stdin.end();
     expect((await client.stdout.text()).trim()).not.toBe("");
@@ -100,12 +109,11 @@ test("${server} can be connected to", async () => {
 }
 
 function alone(file: string): string {
-  const quick = QUICK[file] === undefined ? "" : `, "${QUICK[file]}"`;
   return `// Runs ${file} to its end.
 
 ${HEAD}
 test("${file} runs to its end", async () => {
-  const script = run("${file}"${quick});
+  const script = run("${file}"${flagsOf(file)});
   await script.stdin.end();
   expect((await script.stdout.text()).trim()).not.toBe("");
   expect(await script.exited).toBe(0);

@@ -1,6 +1,6 @@
 // What repeats itself is told once: of 1,000 round trips the first, the last, and how many there were.
 
-import { type Call, type Connection, isReceive, isSend, type Story } from "./model.ts";
+import { type Call, isReceive, isSend, type Story } from "./model.ts";
 
 /** More of the same than this is folded; two rounds before it and one behind stay. */
 const MOST = 8;
@@ -21,32 +21,21 @@ export interface Fold {
 interface Stretch {
   from: number;
   to: number;
-  period: number;
 }
 
-/** The repeated calls of a story, put together where they overlap in time. */
+/** The repeated calls of a story, of all its ends, put together where they overlap in time. */
 export function foldsOf({ connections, others }: Story): Fold[] {
-  const folds = connections.flatMap(foldConnection);
-  for (const calls of Map.groupBy(others, ({ pid, thread, on, call }) =>
-    [pid, thread, on ?? call].join("/"),
-  ).values()) {
-    folds.push(...repeats(calls).map((stretch) => cut(calls, stretch)));
-  }
-  return merge(folds);
-}
-
-// Both ends are cut at the same round, though a round begins with another call there.
-function foldConnection({ ends }: Connection): Fold[] {
-  const [left = [], right = []] = ends.map((end) => end?.calls);
-  const pairs = (mine: Call[], theirs: Call[]) =>
-    repeats(mine).map((stretch) => {
-      const own = cut(mine, stretch);
-      const other = repeats(theirs)
-        .map((stretch) => cut(theirs, stretch))
-        .find(({ began, time }) => began < own.time && time > own.began);
-      return other === undefined ? own : cut(mine, narrow(mine, stretch, other));
-    });
-  return [...pairs(left, right), ...pairs(right, left)].filter(({ calls }) => calls.length > 0);
+  const lists = connections.flatMap(({ ends }) => ends.flatMap((end) => (end ? [end.calls] : [])));
+  const alike = ({ pid, thread, on, call }: Call) => [pid, thread, on ?? call].join("/");
+  lists.push(...Map.groupBy(others, alike).values());
+  return merge(
+    lists.flatMap((calls) =>
+      repeats(calls).map(({ from, to }) => {
+        const inside = calls.slice(from, to);
+        return { began: inside[0]!.began, time: inside.at(-1)!.time, calls: inside };
+      }),
+    ),
+  );
 }
 
 /** Where a list of calls repeats itself, without the rounds that are kept. */
@@ -54,17 +43,16 @@ export function repeats(calls: Call[]): Stretch[] {
   const looks = calls.map(lookOf);
   const found: Stretch[] = [];
   for (let i = 0; i < looks.length;) {
-    let best: Stretch = { from: i, to: i, period: 1 };
+    let best = { to: i, period: 1 };
     for (let period = 1; period <= LONGEST; period++) {
       let end = i + period;
       while (end < looks.length && looks[end] === looks[end - period]) end++;
       const rounds = Math.floor((end - i) / period);
       const to = i + rounds * period;
-      if (rounds > MOST && to > best.to) best = { from: i, to, period };
+      if (rounds > MOST && to > best.to) best = { to, period };
     }
-    const { from, to, period } = best;
-    const [before, after] = [KEPT.before * period, KEPT.after * period];
-    if (to > from) found.push({ from: from + before, to: to - after, period });
+    const { to, period } = best;
+    if (to > i) found.push({ from: i + KEPT.before * period, to: to - KEPT.after * period });
     i = Math.max(to, i + 1);
   }
   return found;
@@ -76,19 +64,7 @@ function lookOf({ call, result, error = "", bytes }: Call): string {
   return [call, error, end, bytes === undefined ? "" : Math.sign(bytes)].join(" ");
 }
 
-// By less than a round at either end.
-function narrow(calls: Call[], { from, to, period }: Stretch, other: Fold): Stretch {
-  let [first, last] = [from, to];
-  while (first < from + period && calls[first]!.time < other.began) first++;
-  while (last > to - period && calls[last - 1]!.began > other.time) last--;
-  return { from: first, to: last, period };
-}
-
-function cut(calls: Call[], { from, to }: Stretch): Fold {
-  const inside = calls.slice(from, to);
-  return { began: inside[0]?.began ?? 0, time: inside.at(-1)?.time ?? 0, calls: inside };
-}
-
+// Both ends of a connection repeat themselves together. They begin when the last one does.
 function merge(folds: Fold[]): Fold[] {
   const merged: Fold[] = [];
   for (const fold of folds.toSorted((a, b) => a.began - b.began)) {
@@ -97,6 +73,7 @@ function merge(folds: Fold[]): Fold[] {
       merged.push({ ...fold });
       continue;
     }
+    last.began = fold.began;
     last.time = Math.max(last.time, fold.time);
     last.calls = [...last.calls, ...fold.calls];
   }

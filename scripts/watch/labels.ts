@@ -93,9 +93,9 @@ export class Labels {
       ({ call, times, bytes }): Span[] => {
         const moved = bytes === undefined ? "" : `: ${this.words.bytes(bytes)}`;
         return [
-          ["result", `${times.toLocaleString("en")} × `],
+          ["count", `${times.toLocaleString("en")} × `],
           ["call", call],
-          ["result", moved],
+          ["count", moved],
         ];
       },
     );

@@ -154,8 +154,11 @@ function sameEnd(local: string, address: string): boolean {
   return local === address || (/^(0\.0\.0\.0|\[::\]):/.test(local) && address.endsWith(`:${port}`));
 }
 
+// When it was asked for; where that is not watched, when it was accepted.
 function startOf({ ends }: Pair): number {
-  return Math.min(...ends.flatMap((end) => (end ? [end.origin.began] : [])));
+  const origins = ends.flatMap((end) => (end ? [end.origin] : []));
+  const asked = origins.filter(({ call }) => !/accept/i.test(call));
+  return Math.min(...(asked.length > 0 ? asked : origins).map(({ began }) => began));
 }
 
 // ---- what went through

@@ -56,9 +56,8 @@ export function plan(story: Story): Plan {
       for (const call of calls) add(call, end.side, connection);
     }
   }
-  const both = story.calls.some(({ script }) => script > 0);
   for (const call of new Set([...story.others, ...origins(connections)])) {
-    add(call, call.script > 0 || (!both && call.call === "connect") ? 1 : 0);
+    add(call, call.script > 0 ? 1 : 0);
   }
   const rows = join(inOrder(moments, connections));
 

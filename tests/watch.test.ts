@@ -1,0 +1,432 @@
+// watch.ts: which calls belong together, what is folded, and the picture of both ends, live and as a file.
+
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { draw } from "../scripts/watch/draw.ts";
+import { countCalls, foldsOf, repeats } from "../scripts/watch/fold.ts";
+import { type Call, tell } from "../scripts/watch/model.ts";
+import { plan } from "../scripts/watch/rows.ts";
+import { fileOf, wordsOf } from "../scripts/watch/run.ts";
+import { openPage, PATIENCE_MS, script, testBrowser, untilTrue } from "./helpers.ts";
+
+setDefaultTimeout(2 * PATIENCE_MS);
+
+const folder = mkdtempSync(join(tmpdir(), "watch-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+// ---- calls as they might have been traced
+
+const SERVER = "127.0.0.1:4000";
+let clock = 0;
+
+function call(script: number, what: Partial<Call>): Call {
+  const time = ++clock;
+  const whole = { time, began: time, pid: 100 + script, call: "", args: "", result: "" };
+  return { ...whole, ...what, script };
+}
+
+/** A connection of script 1 to script 0: the calls that open it. */
+function opened(port = 50_000, name = "conn#1"): Call[] {
+  const client = `127.0.0.1:${port}`;
+  return [
+    call(0, { call: "accept", on: "server#1", made: { name, local: SERVER, remote: client } }),
+    call(1, { call: "connect", made: { name, local: client, remote: SERVER } }),
+  ];
+}
+
+function send(script: number, bytes: number, on = "conn#1", more: Partial<Call> = {}): Call {
+  const data = `"${"x".repeat(bytes)}"`;
+  const args = `${bytes} bytes ${data}`;
+  return call(script, { call: "sendAll", on, bytes, args, data, ...more });
+}
+
+function recv(script: number, bytes: number, on = "conn#1", more: Partial<Call> = {}): Call {
+  const result = bytes === 0 ? "EOF" : `${bytes} bytes "…"`;
+  return call(script, { call: "recv", on, args: "1024", bytes, result, ...more });
+}
+
+function pictureOf(calls: Call[], language: "en" | "ko" = "en"): string {
+  return draw(plan(tell(calls)), { language, commands: ["one", "two"], dropped: 0 });
+}
+
+/** What a picture says, in words of these kinds; without what differs from run to run. */
+function said(svg: string, ...kinds: string[]): string[] {
+  const found = [...svg.matchAll(/<tspan class="([^"]*)">([^<]*)<\/tspan>/g)]
+    .filter(([, kind]) => kinds.includes(kind!))
+    .map(([, , text]) => text!.trim());
+  const plain = found.map((text) => text.replace(/:\d{4,5}\b/g, ":PORT").replace(/#\d+/g, "#N"));
+  return [...new Set(plain)].sort();
+}
+
+describe("which bytes are which", () => {
+  const bytes = (calls: Call[]) => {
+    const [connection] = tell(calls).connections;
+    const links = connection!.links.filter(({ kind }) => kind === "bytes");
+    return links.map(({ from, to, bytes }) => [calls.indexOf(from), calls.indexOf(to), bytes]);
+  };
+
+  test("one send comes out of two receives, two sends out of one", () => {
+    const [a, b] = opened();
+    const calls = [a!, b!, send(1, 8), recv(0, 3), recv(0, 5), send(0, 2), send(0, 4), recv(1, 6)];
+    expect(bytes(calls)).toEqual([
+      [5, 7, 2],
+      [6, 7, 4],
+      [2, 3, 3],
+      [2, 4, 5],
+    ]);
+  });
+
+  test("sends count in the order of the calls, though a long one returns last", () => {
+    const open = opened();
+    const long = send(1, 10, "conn#1", { began: clock, time: clock + 100 });
+    const short = send(1, 2);
+    expect(bytes([...open, long, short, recv(0, 10), recv(0, 2)])).toEqual([
+      [2, 4, 10],
+      [3, 5, 2],
+    ]);
+  });
+
+  test("what was given back by unrecv is received again, from the same send", () => {
+    const calls = [...opened(), send(1, 8), recv(0, 8)];
+    calls.push(call(0, { call: "unrecv", on: "conn#1", bytes: -5 }), recv(0, 5));
+    calls.push(send(1, 1), recv(0, 1));
+    expect(bytes(calls)).toEqual([
+      [2, 3, 8],
+      [6, 7, 1],
+    ]);
+  });
+
+  test("connections find their other end by the addresses, in whatever order they are accepted", () => {
+    const calls = [...opened(50_001, "conn#1"), ...opened(50_002, "conn#2")];
+    calls[1]!.pid = 201; // two clients
+    calls[3]!.pid = 202;
+    calls[3]!.made!.name = "conn#1";
+    const { connections } = tell([calls[3]!, calls[0]!, calls[2]!, calls[1]!]);
+    expect(connections.map(({ ends }) => ends.map((end) => end?.origin.pid))).toEqual([
+      [100, 201],
+      [100, 202],
+    ]);
+  });
+
+  test("the ends of Unix sockets, which have one address, are paired in order", () => {
+    const made = (name: string) => ({ name, local: "/tmp/s", remote: "/tmp/s" });
+    const calls = [1, 2].flatMap((n) => [
+      call(1, { call: "connect", pid: 200 + n, made: made("conn#1") }),
+      call(0, { call: "accept", on: "server#1", made: made(`conn#${n}`) }),
+    ]);
+    const { connections } = tell(calls);
+    expect(connections.map(({ ends: [left, right] }) => [left?.origin, right?.origin])).toEqual([
+      [calls[1], calls[0]],
+      [calls[3], calls[2]],
+    ]);
+  });
+
+  test("both ends in one script: who accepted is on the left", () => {
+    const calls = opened().map((call) => ({ ...call, script: 0, pid: 100 }));
+    calls[1]!.made!.name = "conn#2";
+    const [{ ends } = { ends: [] }] = tell(calls).connections;
+    expect(ends.map((end) => [end?.side, end?.origin.call])).toEqual([
+      [0, "accept"],
+      [1, "connect"],
+    ]);
+  });
+
+  test("an end without the other is drawn alone", () => {
+    const [, near] = opened();
+    const svg = pictureOf([near!, send(1, 3), recv(1, 2)]);
+    expect(said(svg, "call")).toEqual(["connect", "recv", "sendAll"]);
+  });
+
+  test("datagrams come whole or not at all, to whom they were sent", () => {
+    const socket = (script: number, local: string) =>
+      call(script, { call: "datagram", made: { name: "udp#1", local } });
+    const [a, b] = ["127.0.0.1:5001", "127.0.0.1:5002"];
+    const to = (script: number, bytes: number, peer: string) =>
+      send(script, bytes, "udp#1", { call: "sendTo", peer });
+    const calls = [
+      ...[socket(0, "0.0.0.0:5001"), socket(1, b), to(1, 3, a), to(1, 7, a), to(1, 4, a)],
+      recv(0, 3, "udp#1", { call: "recvFrom", peer: b, data: '"xxx"' }),
+      recv(0, 4, "udp#1", { call: "recvFrom", peer: b, data: '"xxxx"' }),
+    ];
+    const [connection] = tell(calls).connections;
+    expect(connection!.kind).toBe("datagram");
+    expect(bytes(calls)).toEqual([
+      [2, 5, 3],
+      [4, 6, 4],
+    ]);
+  });
+});
+
+describe("who has ended what", () => {
+  const ends = (calls: Call[]) =>
+    tell(calls)
+      .connections[0]!.links.filter(({ kind }) => kind === "fin" || kind === "rst")
+      .map(({ kind, from, to }) => [kind, from.call, to.call]);
+
+  test("a shutdown is a FIN to the other side, and so is a close", () => {
+    const calls = [...opened(), call(1, { call: "shutdown", on: "conn#1", args: "write" })];
+    calls.push(recv(0, 0), call(0, { call: "close", on: "conn#1" }), recv(1, 0));
+    expect(ends(calls)).toEqual([
+      ["fin", "close", "recv"],
+      ["fin", "shutdown", "recv"],
+    ]);
+  });
+
+  test("shutting down the receiving side tells the other nothing", () => {
+    expect(
+      ends([
+        ...opened(),
+        call(1, { call: "shutdown", on: "conn#1", args: "read" }),
+        call(1, { call: "close", on: "conn#1" }),
+        recv(0, 0),
+      ]),
+    ).toEqual([["fin", "close", "recv"]]);
+  });
+
+  test("a reset is a reset, and who dies closes what he had", () => {
+    const broken = { result: "ECONNRESET", error: "ECONNRESET" };
+    expect(
+      ends([...opened(), call(1, { call: "reset", on: "conn#1" }), recv(0, 0, "conn#1", broken)]),
+    ).toEqual([["rst", "reset", "recv"]]);
+    expect(ends([...opened(), call(1, { call: "exit", args: "0" }), recv(0, 0)])).toEqual([
+      ["fin", "exit", "recv"],
+    ]);
+  });
+});
+
+describe("what repeats itself", () => {
+  const rounds = (n: number) =>
+    Array.from({ length: n }, () => [send(1, 4), recv(0, 4), send(0, 4), recv(1, 4)]).flat();
+
+  test("1,000 round trips are told in a few lines, and how many they were", () => {
+    const calls = [...opened(), ...rounds(1000)];
+    const { rows } = plan(tell(calls));
+    expect(rows.length).toBeLessThan(20);
+    const [fold] = foldsOf(tell(calls));
+    expect(countCalls(fold!.calls.filter(({ script }) => script === 0))).toEqual([
+      { call: "recv", times: 997, bytes: 3988 },
+      { call: "sendAll", times: 997, bytes: 3988 },
+    ]);
+    expect(said(pictureOf(calls), "count")).toEqual(["997 ×", ": 3,988 bytes"].sort());
+  });
+
+  test("nothing is lost: a call has its row, or is in a fold", () => {
+    const calls = [...opened(), ...rounds(30), send(1, 1), recv(0, 1)];
+    const { begins, ends } = plan(tell(calls));
+    for (const call of calls) expect([begins.has(call), ends.has(call)]).toEqual([true, true]);
+  });
+
+  test("a few are shown as they are, and so is what stands out", () => {
+    expect(foldsOf(tell([...opened(), ...rounds(8)]))).toEqual([]);
+    const calls = [...opened(), ...rounds(20)];
+    calls.push(call(1, { call: "setNoDelay", on: "conn#1" }), ...rounds(20));
+    expect(foldsOf(tell(calls)).length).toBe(1); // the other end repeats itself all the time
+    expect(said(pictureOf(calls), "call")).toContain("setNoDelay");
+  });
+
+  test("rounds of up to six calls, of any number of bytes", () => {
+    const look = (names: string) => [...names].map((name) => call(0, { call: name }));
+    expect(repeats(look(`x${"abcdef".repeat(10)}y`))).toEqual([{ from: 13, to: 55 }]);
+    expect(repeats(look("abcdefgh"))).toEqual([]);
+    expect(repeats(Array.from({ length: 20 }, (_, i) => send(0, i + 1)))).toEqual([
+      { from: 2, to: 19 },
+    ]);
+  });
+
+  test("of many connections some are drawn, the rest is counted", () => {
+    const calls = Array.from({ length: 50 }, (_, i) => opened(40_000 + i, `conn#${i + 1}`)).flat();
+    const { connections, more } = plan(tell(calls));
+    expect([connections.length, more]).toEqual([8, 42]);
+    expect(pictureOf(calls)).toContain("and 42 more connections");
+  });
+});
+
+describe("the order from top to bottom", () => {
+  test("no receive is above its send, though the clock of one process is behind", () => {
+    const calls = [...opened(), send(1, 4), recv(0, 4), send(0, 4), recv(1, 4)];
+    for (const call of calls)
+      if (call.script === 0) [call.time, call.began] = [call.time - 9, call.began - 9];
+    const { rows, begins, ends } = plan(tell(calls));
+    const [accept, connect, ask, heard, reply, got] = calls as [Call, Call, Call, Call, Call, Call];
+    for (const [from, to] of [
+      [connect, accept],
+      [ask, heard],
+      [reply, got],
+    ] as const) {
+      expect(begins.get(from)!).toBeLessThan(ends.get(to)!);
+    }
+    const own = rows.filter(({ call }) => call!.script === 0 && call !== accept);
+    expect([...new Set(own.map(({ call }) => call))]).toEqual([heard, reply]);
+  });
+
+  test("a call that waits has two rows, one that does not has one", () => {
+    const calls = opened();
+    const waits = recv(0, 4);
+    const sent = send(1, 4);
+    waits.time = ++clock;
+    const { rows } = plan(tell([...calls, waits, sent]));
+    expect(rows.slice(-3).map(({ call, part }) => `${call!.call} ${part}`)).toEqual([
+      "recv begin",
+      "sendAll both",
+      "recv end",
+    ]);
+  });
+});
+
+test("a command is taken apart as a shell does it, and its script is found", () => {
+  expect(wordsOf(`echo-client --message "안녕 하세요" --host '::1'`)).toEqual([
+    ...["echo-client", "--message", "안녕 하세요", "--host", "::1"],
+  ]);
+  for (const name of ["echo-server", "echo-server.ts", "scripts/echo-server.ts"]) {
+    expect(fileOf(name)).toEndWith("scripts/echo-server.ts");
+  }
+  expect(fileOf("no-such-script")).toBeUndefined();
+});
+
+const HOSTILE = "<b>;#&\"'</svg><script>x()</script>\u0000\u001b\ud800\uffff";
+
+test("whatever a peer sends is text in the picture", () => {
+  const data = JSON.stringify(HOSTILE);
+  const svg = pictureOf([
+    ...opened(),
+    send(1, 4, "conn#1", { data, args: `4 bytes ${data}` }),
+    recv(0, 4, "conn#1", { result: `4 bytes ${data}`, data }),
+    recv(0, 4, "conn#1", { result: HOSTILE, error: HOSTILE }),
+  ]);
+  expect(svg).not.toMatch(/<b>|<script|\0|\x1b|\uffff/);
+  expect(svg.match(/<\/svg>/g)).toHaveLength(1);
+  expect(svg.isWellFormed()).toBe(true);
+});
+
+// ---- real processes
+
+async function watch(name: string, args: string[]): Promise<string> {
+  const file = join(folder, `${name}.svg`);
+  await using watching = script("watch", ["--svg", file, ...args]);
+  await watching.endInput();
+  expect(await watching.exit(), watching.stderr).toBe(0);
+  expect(watching.stdout).toMatch(new RegExp(`^${file}: \\d+ calls\n$`, "m"));
+  return readFileSync(file, "utf8");
+}
+
+const ECHO = ["echo-server --port 0", "echo-client --port {port} --message 안녕"];
+
+test("both ends of an echo: every call, the bytes, and who ended what", async () => {
+  const svg = await watch("echo", ECHO);
+  expect(said(svg, "call")).toEqual([
+    "accept",
+    "close",
+    "connect",
+    "listen",
+    "recv",
+    "sendAll",
+    "shutdown",
+  ]);
+  expect(said(svg, "args")).toEqual([
+    ...["()", "(1024)", "(1048576)", "(127.0.0.1:0)", "(127.0.0.1:PORT)", "(6 bytes)", "(write)"],
+  ]);
+  expect(said(svg, "result")).toEqual(["→ 6 bytes &quot;안녕&quot;"]);
+  expect(said(svg, "data")).toEqual(["&quot;안녕&quot;"]);
+  expect(said(svg, "eof")).toEqual(["→ EOF"]);
+  expect(svg.match(/FIN: I send no more/g)).toHaveLength(2);
+  expect(svg.match(/exits with 0/g)).toHaveLength(2);
+});
+
+test("in Korean", async () => {
+  const svg = await watch("korean", ["--lang", "ko", ...ECHO]);
+  expect(said(svg, "result")).toEqual(["→ 6바이트 &quot;안녕&quot;"]);
+  expect(svg).toContain("FIN: 더 보낼 데이터 없음");
+});
+
+test("threads, select, Unix sockets and their folds, a refused connect", async () => {
+  const threads = await watch("threads", [
+    "echo-threaded-server --port 0 --threads 2",
+    ECHO[1]!,
+    ECHO[1]!,
+  ]);
+  expect(said(threads, "soft").filter((text) => /^thread [12]$/.test(text)).length).toBeGreaterThan(
+    0,
+  );
+  expect(threads).toContain("gets SIGTERM");
+  expect(threads.match(/<tspan class="c2">conn#2<\/tspan>/g)!.length).toBeGreaterThan(3);
+
+  const selecting = await watch("select", ["select-server --port 0", ECHO[1]!]);
+  expect(said(selecting, "args")).toContain("([server#N, conn], [], [], 60000)");
+  expect(said(selecting, "result")).toContain("→ [conn], [], []");
+
+  const local = await watch("ipc", ["ipc"]);
+  expect(said(local, "address").some((address) => address.endsWith("/socket"))).toBe(true);
+  expect(local.match(/more calls like these/g)!.length).toBeGreaterThanOrEqual(2);
+  expect(local.match(/<text/g)!.length).toBeLessThan(300); // of 8,000 calls
+
+  const refused = await watch("refused", ["echo-client --port 1 --message x"]);
+  expect(said(refused, "bad")).toEqual(["→ ECONNREFUSED"]);
+  expect(refused).toContain("refused: nobody listens there");
+});
+
+test("a script that does not exist is named, and nothing is run", async () => {
+  await using watching = script("watch", ["echo-server --port 0", "ecko-client"]);
+  expect(await watching.exit()).toBe(2);
+  expect(watching.stderr).toBe("error: no script is called ecko-client\n");
+  expect(watching.stdout).toBe("");
+});
+
+test("Ctrl-C ends what it runs, and the picture has what there was", async () => {
+  const file = join(folder, "stopped.svg");
+  await using watching = script("watch", [
+    "--svg",
+    file,
+    "echo-loop-server --port 0",
+    "echo-loop-client --port {port}",
+  ]);
+  watching.type("hello\n");
+  await watching.until(/hello\nhello\n/);
+  watching.kill("SIGTERM");
+  expect(await watching.exit()).toBe(0);
+  expect(said(readFileSync(file, "utf8"), "data")).toEqual(["&quot;hello&quot;"]);
+});
+
+testBrowser("the page shows each call as it happens, and what peers send as text", async () => {
+  await using watching = script("watch", [
+    "--port",
+    "0",
+    "echo-loop-server --port 0",
+    "echo-loop-client --port {port}",
+  ]);
+  const [, url] = await watching.until(/^page at (\S+)\n/m);
+  await watching.until(/^listening on/m);
+  await using page = await openPage(url!, { width: 1100 });
+  const shows = (text: string) =>
+    untilTrue(page, `document.querySelector("main").textContent.includes(${JSON.stringify(text)})`);
+  await shows("connect");
+  watching.type("first\n");
+  await shows('"first"');
+  watching.type("<b id=bold onclick=x>;#&\n");
+  await shows('"<b id=bold onclick=x>;#&"');
+  expect(await page.evaluate("document.getElementById('bold') === null")).toBe(true);
+  watching.type("\n");
+  await shows("exits with 0");
+
+  const parse = (path: string) => `fetch("${path}").then((reply) => reply.text()).then((text) =>
+    new DOMParser().parseFromString(text, "image/svg+xml").querySelector("parsererror") === null)`;
+  expect(await page.evaluate(parse("/picture.svg?lang=ko"))).toBe(true);
+  await page.navigate(`${url}?lang=ko`);
+  await shows("FIN: 더 보낼 데이터 없음");
+  watching.kill("SIGTERM");
+  expect(await watching.exit()).toBe(0);
+});
+
+test("the page is for this machine: not for a name that somebody points here", async () => {
+  await using watching = script("watch", ["--port", "0", ...ECHO]);
+  const [, url] = await watching.until(/^page at (\S+)\n/m);
+  expect((await fetch(url!)).status).toBe(200);
+  expect((await fetch(url!, { headers: { Host: "evil.example" } })).status).toBe(403);
+  expect((await fetch(`${url}other`)).status).toBe(404);
+  const events = (await fetch(`${url}events`)).body!.getReader();
+  const { value } = await events.read();
+  expect(String(Buffer.from(value!))).toStartWith('data: "<svg ');
+  await events.cancel();
+});
