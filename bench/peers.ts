@@ -1,14 +1,14 @@
-// Everything a user could pick instead, and how it is started. Each prints the port that it listens on.
+// The servers that are compared, and how each is started. Each prints the port that it listens on.
 
 import { join } from "node:path";
 
 export interface Peer {
   name: string;
-  /** A command: where there is none, the peer is named as missing. */
+  /** The command it needs; without it, the peer is reported as missing. */
   needs: string;
   run: string[];
   build?: string[];
-  /** Exits 0 where it can run. */
+  /** A command that exits with 0 if the peer can run. */
   check?: string[];
 }
 
@@ -28,7 +28,7 @@ function node(name: string, program: string, ...way: string[]): Peer {
   return { name, needs: program, run: [program, source("node.mjs"), ...way] };
 }
 
-// Debian's uvloop is for Debian's own Python.
+// Debian's package of uvloop works with Debian's own Python only.
 function asyncio(way: string, loop = "asyncio"): Peer {
   const program = loop === "uvloop" ? "/usr/bin/python3" : "python3";
   return {
@@ -75,7 +75,7 @@ export const echoPeers = (built: string): Peer[] => [
   c(built),
 ];
 
-/** Between a client and the server on port `backend`. */
+/** Proxies to the server on port `backend`. */
 export const proxyPeers = (built: string, backend: string): Peer[] => [
   { ...bare, run: [...bare.run, backend] },
   ours("lib, for await", "proxy", backend),

@@ -1,7 +1,7 @@
 const help = `
-Measures servers against each other in one run, each in several rounds that take turns, pinned to one
-core while the load has another. What to trust are the ratios: the machine's mood is in all of them.
-It does all there is unless told less, which takes most of an hour.
+Compares echo servers. They run one at a time, pinned to one core while the load has another, and take
+turns in several rounds. Trust the ratios more than the times: what slows the machine down slows them all.
+Without flags it measures everything, which takes most of an hour.
 
   terminal 1:  bun run bench
   terminal 2:  bun run bench --loads 50x1000,50x65536 --parts echo,proxy --only lib --rounds 9
@@ -52,9 +52,9 @@ process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
   rmSync(built, { recursive: true });
 });
-signal.addEventListener("abort", () => process.exit(1)); // half a benchmark is none
+signal.addEventListener("abort", () => process.exit(1)); // incomplete results are of no use
 
-// A process on one core that does not outlive us.
+// Starts a process on one core. It is killed when we exit.
 function start(core: number, command: string[]) {
   const child = Bun.spawn([...pinned(core), ...command], { stdout: "pipe", stderr: "inherit" });
   running.add(child);
@@ -65,8 +65,8 @@ function start(core: number, command: string[]) {
 interface Load {
   connections: number;
   size: number;
-  rate?: number; // messages a second; otherwise each follows the reply to the one before
-  idle?: number; // connections beside these on which nothing happens
+  rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
+  idle?: number; // idle connections beside these
 }
 
 interface Result {
@@ -80,7 +80,7 @@ interface Result {
 
 // ---- one server, one load
 
-// Ticks of user and system time, and resident memory: proc_pid_stat(5), proc_pid_status(5).
+// User and system time in clock ticks, resident memory in MiB: proc_pid_stat(5), proc_pid_status(5).
 function usage(pid: number): { user: number; system: number; memory: number } {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
   const [, kib] = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+) kB/m)!;
@@ -91,7 +91,7 @@ const TICK_US = 10_000;
 
 const pinned = (core: number) => ["taskset", "-c", `${core % availableParallelism()}`];
 
-// Runs a server for as long as `use` takes; gives it the process, the port, and how long the start took.
+// Runs a server while `use` runs, which gets its process number, its port, and its start-up time in ms.
 async function withServer<T>(
   peer: Peer,
   use: (pid: number, port: number, startMs: number) => Promise<T>,
@@ -118,7 +118,7 @@ async function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
   throw new Error(`no port in: ${text}`);
 }
 
-// Connections on which nothing happens, once the server has them all.
+// Opens idle connections, and waits until the server has accepted them all.
 async function openIdle(pid: number, port: number, count: number): Promise<Disposable> {
   const conns = new DisposableStack();
   const files = () => readdirSync(`/proc/${pid}/fd`).length;
@@ -128,7 +128,7 @@ async function openIdle(pid: number, port: number, count: number): Promise<Dispo
   return conns;
 }
 
-// What compiles as it runs is compiled by then.
+// After that, just-in-time compilers have compiled what the load needs.
 const WARM_UP_SECONDS = 0.5;
 
 async function echoBench(port: number, load: Load, seconds: number) {
@@ -156,11 +156,11 @@ function measure(peer: Peer, load: Load): Promise<Result> {
   });
 }
 
-// Bytes of resident memory that a connection costs on which nothing happens.
+// Bytes of resident memory for each idle connection.
 function idleCost(peer: Peer): Promise<number> {
   return withServer(peer, async (pid, port) => {
     const weigh = async () => {
-      await Bun.sleep(200); // what follows on accepting it
+      await Bun.sleep(200); // for what the server still does after accepting
       return usage(pid).memory;
     };
     using _first = await openIdle(pid, port, 500);
@@ -192,8 +192,8 @@ const tables: Results["tables"] = {}; // what was measured so far
 
 const medianOf = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
 
-// Every round all take their turn; the table has their medians. A ratio is to the first one of the
-// same round: a bad spell of the machine, which is longer than a round, is then in both.
+// In every round each server is measured once, and the table shows the medians. A ratio compares with the first
+// server in the same round: when the machine is slow for a while, both are affected.
 async function compare(title: string, entries: Entry[]): Promise<void> {
   const results = entries.map((): Result[] => []);
   for (let round = 0; round < rounds; round++) {
@@ -248,7 +248,7 @@ const measurements: Record<string, () => Promise<void>> = {
     }
   },
 
-  // Latency, and what it costs to wait: most of these messages come alone.
+  // Latency at a fixed rate, and the cost of waiting: most of these messages arrive alone.
   async rate() {
     const load = { connections: 50, size: 1_000, rate };
     const title = `echo, 50 connections x 1000 bytes, ${rate} messages a second in all`;
@@ -265,7 +265,7 @@ const measurements: Record<string, () => Promise<void>> = {
     }
   },
 
-  // What the sockets cost of which nothing is heard, when all wait and when they come one by one.
+  // The cost of idle sockets in select(), under load and at two fixed rates.
   async select() {
     const busy = { connections: 8, size: 100 };
     for (const load of [busy, { ...busy, rate: 2_000 }, { ...busy, rate }]) {

@@ -1,6 +1,6 @@
 const help = `
-Byte order: the bytes of a number in this machine's order and in the network's, and what becomes of it
-on the way through a socket.
+Byte order: the bytes of a number in this machine's order and in network order, and how each arrives at the
+other end of a socket.
 Documented in tutorial 003, "Binary Data".
 
   terminal 1:  bun run scripts/byte-order.ts
@@ -18,7 +18,7 @@ const { number } = cli(help, {
 });
 if (number > 0xffff_ffff) refuse(`--number must fit 32 bits, not "${number}"`);
 
-// A number's bytes as they lie in this machine's memory.
+// The bytes of a number in this machine's memory.
 const inMemory = (long: number) => Buffer.from(Uint32Array.of(long).buffer);
 const hex = (bytes: Buffer) => bytes.toString("hex").replace(/..(?=.)/g, "$& ");
 
@@ -34,18 +34,18 @@ print(
 using ends = await socketpair();
 const { near, far } = ends;
 
-// There, in network order: whoever receives it reads the number that was sent, on any machine.
+// One way in network order: a receiver on any machine gets the number that was sent.
 await near.sendAll(inMemory(htonl(number)));
 const there = await far.recvExactly(4);
 print(`sent with htonl: ${hex(there)} on the wire, read with ntohl: ${ntohl(wordOf(there))}`);
 
-// And back, as it lies in memory: a machine with the other order reads another number.
+// Back in the order of this machine: a receiver with the other order gets a different number.
 await far.sendAll(inMemory(number));
 const back = await near.recvExactly(4);
 print(`sent without:    ${hex(back)} on the wire, read in network order: ${back.readUInt32BE()}`);
 
-// Text has no byte order, and a small number is shorter as text: but then its length varies, and
-// where it ends has to be told in some other way, here by the end of the connection.
+// Text has no byte order, and a small number is shorter as text. But its length varies, so the receiver
+// needs another way to know where it ends: here EOF.
 await near.sendAll(String(number));
 near.shutdown("write");
 const text = await far.recv(10);

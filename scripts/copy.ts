@@ -42,7 +42,7 @@ const sources = withPartners(names, read);
 for (const file of reached(sources, read)) put(placeOf(file), adapt(file, read(file)));
 for (const name of names) put(`${name}.test.ts`, testOf(name, read(`scripts/${name}.ts`)));
 
-// A project of its own, unless it is part of one that has the types for Bun.
+// The copy gets a package.json, unless one in a folder above it has the types for Bun.
 const { engines, devDependencies, compilerOptions } = {
   ...JSON.parse(read("package.json")),
   ...JSON.parse(read("tsconfig.json")),
@@ -79,7 +79,7 @@ function addNew(file: string, text: string): void {
   brought.push(file);
 }
 
-// Whether a package.json here or above already brings the types.
+// Whether a package.json in the folder or above it has the types.
 function hasTypes(): boolean {
   for (let at = target; ; at = dirname(at)) {
     const file = join(at, "package.json");

@@ -6,9 +6,9 @@ Documented in tutorial 002, "통신방식".
   terminal 1:  bun run scripts/duplex.ts
   terminal 2:  bun run scripts/duplex.ts --trace           (it is both ends itself)
 
-The tutorials call a socket turn-based, and its two sides dependent. It is neither: TCP is full duplex,
-and turns are a rule of the program's own. The numbers are the other way round there, too: send
-returns how many bytes it took, sendall nothing.
+The tutorials say that the two sides of a socket take turns and depend on each other. They do not: TCP is
+full duplex, and taking turns is a rule of the program. They also swap what send and sendall return: send
+returns the number of bytes it took, sendall returns nothing.
 `;
 
 import { cli, print } from "../lib/cli.ts";
@@ -26,11 +26,11 @@ const { bytes } = cli(help, {
 using ends = await socketpair();
 const { near, far } = ends;
 
-// Simplex: near talks, far listens. Nothing is agreed on but that.
+// Simplex: near sends, far receives.
 for (const word of ["one", "two", "three"]) await near.sendAll(`${word} `);
 print(`simplex: far received "${await far.recvExactly(14)}"`);
 
-// Half duplex: nobody talks before the other one has finished.
+// Half duplex: each side waits until the other has finished.
 for (const question of ["ping", "pong"]) {
   await near.sendAll(question);
   const heard = await far.recvExactly(4);
@@ -38,9 +38,9 @@ for (const question of ["ping", "pong"]) {
   print(`half duplex: near sent "${question}", far answered "${await near.recvExactly(4)}"`);
 }
 
-// Full duplex: each direction has its own bytes, its own order, its own end. Both send far more than
-// fits in the kernel's buffers. It works because both receive while they send: in turns, each would
-// wait for the other to receive first, for ever.
+// Full duplex: the two directions are independent. Both sides send far more than fits in the kernel's
+// buffers. That works because both receive while they send; otherwise each would wait for the other
+// to receive, for ever.
 const [toFar, toNear] = await Promise.all([talk(near, far), talk(far, near)]);
 print(`full duplex: ${toFar} bytes one way and ${toNear} the other, at the same time`);
 

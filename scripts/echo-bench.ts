@@ -1,9 +1,9 @@
 const help = `
-Load for any echo server: many connections, each with messages under way all the time (or, with --rate,
-at fixed moments). Every byte that comes back is compared; how long it took is counted and shown. When a
-connection ends it connects again. What the server had ended without an answer is sent again; what was
-under way on a connection that broke is lost, and both are told.
-Not from a tutorial: it shows what the servers of this collection can take.
+Load for any echo server: many connections, each of which sends the next message when the reply has come
+(with --rate, at fixed times). Every byte of the replies is compared, and the latencies are shown. When a
+connection ends, it is opened again. Messages without a reply are sent again after a FIN, and count as lost
+after a reset; the numbers of both are printed.
+Not from a tutorial.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5
@@ -25,28 +25,29 @@ const CHUNK = 1 << 20;
 const PATIENCE_MS = 5_000; // for the last replies
 const PAUSE_MS = 50; // until it connects again to a server that refuses
 
-// Text in which no two places nearby look alike, over and over: what must come back, from any place.
+// The message, and what a connection receives: the message over and over. Its text has no short period, so
+// that a reply with bytes missing or repeated does not match.
 const message = Buffer.from(Array.from({ length: size }, (_, i) => 32 + ((i * 7 + (i >> 6)) % 95)));
 const stream = Buffer.alloc(size + CHUNK, message);
 
-// Times are counted in steps of 2 %, so that a run of any length needs little memory.
+// Latencies are counted in steps of 2 %, so that a long run needs little memory.
 const counts = new Map<number, number>();
 let answered = 0;
 let longest = 0; // ms
 const stepOf = (ms: number) => Math.floor(Math.log(Math.max(ms, 0.001)) / Math.log(1.02));
 const timeOf = (step: number) => 1.02 ** (step + 0.5);
 
-let sending = true; // until the time is up; then the last replies are waited for
+let sending = true; // until the time is up; after that only the last replies are received
 let over = false;
 
 let sentAgain = 0;
 let lost = 0;
 let reconnected = 0;
 
-// One connection after another: sends, and receives at the same time.
+// Keeps one connection open. It sends and receives at the same time.
 class Talker {
-  // When each message under way left, or should have left: a server that stalls is not flattered by
-  // our waiting for it.
+  // When each message that is not answered yet was sent, or with --rate should have been sent: otherwise
+  // a server that stalls would look good, because we send less while we wait for it.
   readonly due: number[] = [];
   #connected = false;
   constructor(public conn: Socket) {}
@@ -57,7 +58,7 @@ class Talker {
   }
 
   #send(): void {
-    this.conn.sendAll(message).catch(() => {}); // recv tells of it
+    this.conn.sendAll(message).catch(() => {}); // recv fails too, and reports it
   }
 
   async run(): Promise<void> {
@@ -121,7 +122,7 @@ function count(ms: number): void {
 
 const talkers: Talker[] = [];
 while (talkers.length < connections) {
-  const some = Math.min(100, connections - talkers.length); // at a time: the backlog is not endless
+  const some = Math.min(100, connections - talkers.length); // at a time, to stay below the server's backlog
   const conns = await Promise.all(
     Array.from({ length: some }, () => connect({ host, port, signal })),
   );
@@ -131,11 +132,11 @@ while (talkers.length < connections) {
 const started = performance.now();
 for (const talker of talkers) talker.run();
 
-// With --rate, in turns over the connections.
+// With --rate, the connections take turns.
 let sent = 0;
 const dueAt = (n: number) => started + (n * 1000) / rate;
-// A timer is up to a millisecond late, which would be counted as the server's: so the last bit is
-// waited for turn by turn.
+// A timer fires up to a millisecond late, which would count as the server's latency. So the last two
+// milliseconds are waited for with setImmediate.
 function keepRate(): void {
   if (!sending) return;
   const now = performance.now();
@@ -151,12 +152,12 @@ const progress = setInterval(() => {
     console.error(`${elapsed.toFixed(0)} s  ${(answered / elapsed).toFixed(0)} messages/s`);
 }, 1000);
 
-// A signal ends it before its time: what was measured until then is told all the same.
+// After a signal, the results so far are printed.
 const stopped = new Promise((resolve) => signal.addEventListener("abort", resolve));
 await Promise.race([Bun.sleep(seconds * 1000), stopped]);
 sending = false;
 const elapsed = performance.now() - started;
-const inTime = answered; // those that come later count for the latency alone
+const inTime = answered; // later replies count for the latency, not for the rate
 const patient = performance.now() + PATIENCE_MS;
 const waiting = () => !signal.aborted && talkers.some(({ due }) => due.length > 0);
 while (waiting() && performance.now() < patient) await Bun.sleep(5);

@@ -15,12 +15,12 @@ const { host, port, message, signal } = cli(help, {
 });
 
 using conn = await connect({ host, port, signal });
-signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
+signal.addEventListener("abort", () => process.exit(0)); // there is nothing to finish
 const sent = Buffer.from(message ?? (await ask(":")));
 await conn.sendAll(sent);
 
-// Our FIN says that this was all. The server's FIN, which ends the loop, says so of the reply: in
-// how many pieces it comes is up to the network, and a piece may end in the middle of a character.
+// Our FIN tells the server that this was all. The loop ends with the server's FIN. The reply may come in
+// several pieces, and a piece may end in the middle of a character.
 conn.shutdown("write");
 const decoder = new TextDecoder();
 await write(">");

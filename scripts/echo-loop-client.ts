@@ -17,7 +17,8 @@ signal.addEventListener("abort", () => process.exit(0)); // nothing is under way
 const name = formatAddress(conn.remoteAddress);
 if (process.stdin.isTTY) console.error(`connected to ${name}: type lines, an empty one ends`);
 
-// Nobody receives while we wait for the keyboard. What comes then, unasked, is usually the end.
+// While we wait for the keyboard we expect no data. If the socket becomes readable then, it is
+// usually because the server has gone.
 conn.waitReadable().then(
   () => {
     const isEnd = conn.tryRecv(1)?.length === 0;
@@ -27,12 +28,12 @@ conn.waitReadable().then(
 );
 
 for await (const line of console) {
-  // In the tutorial the client sends an empty string here, for the server to receive. But that
-  // sends nothing at all: what the server receives is the end of the connection, from close().
+  // The tutorial sends an empty string here, to tell the server that this is the end. But an empty string
+  // sends nothing: what the server receives is EOF, because we close the connection.
   if (line === "") break;
 
-  // Receiving goes on while we send: with a line larger than the kernel's buffers, both sides would
-  // otherwise wait for the other to receive, for ever.
+  // Receive while we send: with a line larger than the kernel's buffers, each side would otherwise wait
+  // for the other one to receive, for ever.
   const bytes = Buffer.from(line);
   const [reply] = await Promise.all([conn.recvExactly(bytes.length), conn.sendAll(bytes)]);
   await print(peerText(String(reply)));

@@ -31,7 +31,7 @@ else await echo(await server.accept());
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
   if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
-  // A chunk may end in the middle of a character: a streaming decoder keeps the half for the next.
+  // A chunk may end in the middle of a character: the streaming decoder keeps that part for the next chunk.
   const decoder = new TextDecoder();
   for (;;) {
     const chunk = await conn.recv(1024);

@@ -25,15 +25,15 @@ using server = listen({ host, port, signal });
 server.onRefused = warn;
 print(`listening on ${formatAddress(server.address)}`);
 
-// One client after another: whoever comes meanwhile waits in the server's backlog.
+// One client after another: those that connect meanwhile wait in the server's backlog.
 if (forever) for await (const conn of server) await echo(conn).catch(warn);
 else await echo(await server.accept());
 
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
   if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
-  // Once, and at most 1024 bytes: a short message comes whole as a rule, but TCP does not promise it,
-  // and of a longer one the rest is lost. echo-loop-server.ts receives until the client has ended.
+  // One recv, at most 1024 bytes. A short message usually arrives whole, but TCP does not promise that,
+  // and the rest of a longer one is lost. echo-loop-server.ts receives until EOF.
   const message = await conn.recv(1024);
   await print(peerText(new TextDecoder().decode(message)));
   await conn.sendAll(message);

@@ -1,6 +1,6 @@
 const help = `
-HTTP client by hand: sends a GET over a raw socket, says that this was all, and reads the reply to its
-end. The body goes to stdout, the status to stderr.
+HTTP client by hand: sends a GET over a raw socket, shuts down its sending side, and reads the reply until
+EOF. The body goes to stdout, the status to stderr.
 Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
 
   terminal 1:  bun run scripts/http-server.ts
@@ -19,14 +19,14 @@ const { host, port, path, signal } = cli(help, {
   path: { type: "string", default: "/", about: "what to get" },
 });
 if (!path.startsWith("/")) refuse(`--path must begin with /, not "${path}"`);
-// In a request a path is ASCII without blanks: anything else is percent-encoded, as browsers do it.
+// A path in a request is ASCII without blanks; everything else is percent-encoded, as browsers do it.
 const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
 using conn = await connect({ host, port, signal });
 const name = formatAddress({ host, port });
-// HTTP/1.0: the reply comes as it is, not in HTTP/1.1's chunks, and ends with the connection.
+// HTTP/1.0: the body comes as it is, without the chunked encoding of HTTP/1.1, and ends at EOF.
 await conn.sendAll(`GET ${target} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);
-// shutdown(1) in the tutorial: no more from us, but we still listen.
+// shutdown(1) in the tutorial: we send no more, but still receive.
 conn.shutdown("write");
 
 let head = Buffer.alloc(0);
@@ -39,7 +39,7 @@ const end = head.indexOf(END);
 const [, status, code] = head.toString("latin1").match(/^HTTP\/\d\.\d ((\d{3})[^\r\n]*)/) ?? [];
 
 if (end < 0 || status === undefined) await fail(`${name} did not answer in HTTP`);
-console.error(status!.replace(/[^ -~]/g, "?")); // it must not command our terminal
+console.error(status!.replace(/[^ -~]/g, "?")); // no control characters on our terminal
 
 const body = head.subarray(end + END.length);
 const length = head.toString("latin1", 0, end).match(/^content-length: *(\d+) *$/im)?.[1];

@@ -16,7 +16,7 @@ import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const MAX_HEAD = 16 * 1024;
-const HEAD_SECONDS = 10; // for the whole head, so that nobody holds us up with a byte now and then
+const HEAD_SECONDS = 10; // for the whole head, so that a client that sends a byte now and then gains nothing
 const LINGER_MS = 1_000;
 
 const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8000), ...limitFlags });
@@ -28,18 +28,18 @@ async function answer(conn: Socket): Promise<void> {
   const seconds = Math.min(HEAD_SECONDS, limits.idleTimeout || HEAD_SECONDS);
   const tooLate = AbortSignal.timeout(seconds * 1000);
   const head = await receiveHead(conn, tooLate);
-  if (head === "") return; // a browser opens connections ahead, and may not need them
+  if (head === "") return; // a browser opens spare connections, and closes them unused
   await conn.sendAll(reply(head, tooLate.aborted));
 
-  // Closing while the client still sends, say the body of a POST, would reset the connection and
-  // might cost it the reply. So: FIN first, then receive what it sends, for a moment.
+  // close() while the client still sends, for example the body of a POST, would reset the connection, and
+  // the client could lose the reply. So we send FIN first, and receive for a moment what it sends.
   conn.shutdown("write");
   const enough = { signal: AbortSignal.timeout(LINGER_MS) };
   while ((await conn.recv(65_536, enough).catch(() => "")).length > 0);
 }
 
-// Everything up to the empty line; less, when the client stops before or it gets too late. An empty line
-// before the request is left out: RFC 9112, section 2.2.
+// Receives up to the empty line after the head; less if the client ends before it, or takes too long. An
+// empty line before the request is dropped: RFC 9112, section 2.2.
 async function receiveHead(conn: Socket, tooLate: AbortSignal): Promise<string> {
   let head = "";
   while (!head.includes("\r\n\r\n") && head.length <= MAX_HEAD) {
@@ -48,7 +48,7 @@ async function receiveHead(conn: Socket, tooLate: AbortSignal): Promise<string> 
       throw error;
     });
     if (chunk.length === 0) break;
-    // A head is ASCII: one character a byte, wherever it is cut.
+    // In latin1 every byte is one character, so the chunk may end anywhere.
     head = (head + chunk.toString("latin1")).replace(/^(\r\n)+/, "");
   }
   return head;

@@ -1,6 +1,6 @@
 const help = `
-Two processes of one machine talking: over the loopback interface, and over a Unix-domain socket,
-which is a file instead of a port. The verbs are the same.
+Two processes on one machine: over the loopback interface, and over a Unix-domain socket, which has a
+file instead of a port. The calls are the same.
 Documented in tutorial 003, "IPC".
 
   terminal 1:  bun run scripts/ipc.ts
@@ -25,7 +25,7 @@ if (path !== undefined) await answer({ path });
 else if (port !== 0) await answer({ port });
 else await ask();
 
-// The partner: a process of its own.
+// The second process.
 async function answer(where: { path: string } | { port: number }): Promise<void> {
   using conn = await connect({ ...where, signal });
   await conn.sendAll(`hello from process ${process.pid}`);
@@ -33,11 +33,11 @@ async function answer(where: { path: string } | { port: number }): Promise<void>
 }
 
 async function ask(): Promise<void> {
-  // Bound to the loopback address, nobody on another machine can connect.
+  // The loopback address cannot be reached from another machine.
   using loopback = listen({ host: "127.0.0.1", port: 0, signal });
   await converse(loopback, "--port", String(loopback.address.port));
 
-  // In a folder of our own, nobody else on this machine can either.
+  // A file in a folder that only we can enter cannot be reached by other users of this machine either.
   const folder = mkdtempSync(join(tmpdir(), "ipc-"));
   try {
     const file = join(folder, "socket");
@@ -49,7 +49,7 @@ async function ask(): Promise<void> {
 }
 
 async function converse(server: ServerSocket, ...where: string[]): Promise<void> {
-  // A compiled script is its own program; otherwise Bun is, and runs this file.
+  // A compiled script is started by itself; otherwise Bun is started with this file.
   const program = Bun.main.startsWith("/$bunfs/") ? [] : [Bun.main];
   const partner = Bun.spawn([process.execPath, ...program, ...where], { stderr: "inherit" });
   const gone = new AbortController();

@@ -1,6 +1,6 @@
 const help = `
 Message client: sends messages of very different sizes, all at once, and checks that the same ones
-come back, one by one. They travel in whatever pieces the network likes.
+come back, one by one. On the way they may be split and joined: the framing finds them again.
 Documented in tutorial 003, "Using a Socket" (MySocket).
 
   terminal 1:  bun run scripts/message-server.ts
@@ -25,7 +25,7 @@ const { host, port, framing, bytes, message, signal } = cli(help, {
 const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: lengthPrefixed() };
 
 const texts = message === undefined ? ["hello", "", "안녕하세요", "x".repeat(100_000)] : [message];
-// With a fixed length, short messages are filled up with blanks, and long ones cannot be sent.
+// With a fixed length, short messages are padded with blanks, and longer ones cannot be sent.
 const outgoing = texts
   .map((text) => Buffer.from(text))
   .map((text) => (framing === "fixed" ? fill(text) : text))
@@ -33,7 +33,7 @@ const outgoing = texts
 
 using conn = await connect({ host, port, signal });
 const incoming = messages(conn, framings[framing]);
-// Sending does not wait for the replies: with two full buffers, both sides would wait for ever.
+// Receive while we send: when the buffers of both directions are full, both sides would wait for ever.
 const sending = Promise.all(outgoing.map((text) => sendMessage(conn, framings[framing], text)));
 sending.catch(fail);
 

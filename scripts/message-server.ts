@@ -1,6 +1,6 @@
 const help = `
-Message server: sends back every message unchanged, for ever. A stream of bytes has no messages in it;
-both sides agree on a framing, which draws the line between one message and the next.
+Message server: sends back every message unchanged, for ever. TCP is a stream of bytes without message
+boundaries; a framing, on which both sides agree, says where each message ends.
 Documented in tutorial 003, "Using a Socket" (MySocket).
 
   terminal 1:  bun run scripts/message-server.ts

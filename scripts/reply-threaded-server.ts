@@ -20,7 +20,7 @@ async function reply(conn: Socket): Promise<void> {
   for (;;) {
     const data = await conn.recv(1024);
     if (data.length === 0) break; // the client will send no more
-    // Bytes, not text: what we received may end in the middle of a character.
+    // As bytes, not as text: the data may end in the middle of a character.
     await conn.sendAll(Buffer.concat([Buffer.from("Received: "), data]));
   }
 }

@@ -22,13 +22,12 @@ const lookAround = Math.min(timeout, idleTimeout || timeout) * 1000; // ms
 using server = listen({ host, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
-// Every client: what it has still to get back, and when it was last heard of; who was heard of last
-// comes last. One that is owed something is not read until it has taken that: then its own sending
-// has to wait, too.
+// For each client the bytes that it has still to get back, and when it was last active, in the order of
+// that time. While a client has not taken its reply, nothing is received from it: so it cannot send on.
 const clients = new Map<Socket, { owed: Buffer; active: number }>();
 
 let quiet = 0; // ms
-let full = false; // told that there are too many
+let full = false; // the warning about too many connections is printed
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
@@ -45,7 +44,7 @@ while (!signal.aborted || clients.size > 0) {
     for (const conn of writable) send(conn);
     dropIdle();
   } catch (error) {
-    if (!signal.aborted) throw error; // the signal closed the server under select()
+    if (!signal.aborted) throw error; // after the signal, select() fails because the server is closed
   }
 }
 
@@ -64,7 +63,7 @@ function welcome(): void {
 
 function receive(conn: Socket): void {
   attempt(conn, () => {
-    const chunk = conn.tryRecv(1 << 20); // as a rule, all there is
+    const chunk = conn.tryRecv(1 << 20); // usually all there is
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
     remember(conn, chunk);
@@ -85,7 +84,7 @@ function remember(conn: Socket, owed: Buffer): void {
   clients.set(conn, { owed, active: performance.now() });
 }
 
-// A client that breaks its connection ends that connection, and nothing else.
+// An error on one connection ends that connection and nothing else.
 function attempt(conn: Socket, step: () => void): void {
   try {
     step();
@@ -99,7 +98,7 @@ function dropIdle(): void {
   if (idleTimeout === 0) return;
   const limit = performance.now() - idleTimeout * 1000;
   for (const [conn, { active }] of clients) {
-    if (active >= limit) break; // and so are all that come after it
+    if (active >= limit) break; // those after it were active later
     drop(conn);
   }
 }

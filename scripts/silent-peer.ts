@@ -1,6 +1,6 @@
 const help = `
-A peer that goes quiet without closing: what hangs, and what finds out. It starts a second process as
-the peer, and then stops that process in its tracks.
+A peer that goes silent without closing: which calls hang, and what detects it. It starts a second process
+as the peer, and then suspends that process with SIGSTOP.
 Documented in tutorial 003, "When Sockets Die".
 
   terminal 1:  bun run scripts/silent-peer.ts
@@ -23,7 +23,7 @@ else await watchOne();
 async function beThePeer(): Promise<void> {
   using conn = await connect({ port, signal });
   await conn.sendAll("I am here");
-  await conn.recv(1); // we are not heard of again
+  await conn.recv(1); // never returns: we are suspended
 }
 
 async function watchOne(): Promise<void> {
@@ -31,35 +31,35 @@ async function watchOne(): Promise<void> {
   const program = Bun.main.startsWith("/$bunfs/") ? [] : [Bun.main];
   const flags = ["--port", String(server.address.port)];
   const peer = Bun.spawn([process.execPath, ...program, ...flags], { stderr: "inherit" });
-  process.on("exit", () => peer.kill("SIGKILL")); // a stopped process would stay for ever
+  process.on("exit", () => peer.kill("SIGKILL")); // a suspended process would never end
   using conn = await server.accept();
   print(`the peer says "${await conn.recv(100)}"`);
   peer.kill("SIGSTOP");
   print("the peer is stopped: it sends nothing, and closes nothing");
 
-  // A recv without a limit hangs, as long as the peer is silent. TCP does not mind: a connection on
-  // which nobody sends is as good after a year as on the first day.
+  // A recv without a timeout waits as long as the peer is silent. For TCP that is no error: a connection
+  // without traffic stays open without limit.
   const tired = AbortSignal.timeout(ms);
   await conn.recv(100, { signal: tired }).catch(() => {});
   print(`recv: nothing after ${wait} s, and it would wait for ever; an AbortSignal called it off`);
 
-  // Sending does not tell either. The peer's kernel takes the bytes, though nobody reads them.
+  // Sending does not detect it either: the peer's kernel takes the bytes, though the program does not read.
   await conn.sendAll("are you there?");
   print("send: no error, for the peer's kernel has acknowledged it");
 
-  // Keep-alive asks that kernel, not the program. It finds a machine that has lost its power or its
-  // cable, here 11 s after the last word; a program that hangs it does not find.
+  // Keep-alive probes the peer's kernel, not the program. It detects a machine without power or cable, here
+  // 11 s after the last data. It does not detect a program that hangs.
   conn.setKeepAlive(true, 1000);
   const probing = AbortSignal.timeout(1000 + ms);
   const kept = await conn.recv(100, { signal: probing }).then(String, () => "still open");
   print(`keep-alive: ${kept}, for the peer's kernel answers the probes`);
 
-  // So the limit is ours to set: how long is too long, only the application knows.
+  // So the application has to set a timeout: only it knows how long is too long.
   conn.setTimeout(ms);
   const error: unknown = await conn.recv(100).catch((reason: unknown) => reason);
   if (error instanceof SocketError) print(`setTimeout: ${error.code} after ${wait} s`);
 
-  // A process that dies is another matter: its kernel closes for it, and that comes at once.
+  // When a process dies, its kernel closes the connection, and we get that at once.
   conn.setTimeout(null);
   peer.kill("SIGKILL");
   const end = await conn.recv(100).then(

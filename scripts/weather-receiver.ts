@@ -13,7 +13,7 @@ import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-/** A sensor that sends more than this without a newline is not sending readings. */
+/** Characters. A line that is longer is no reading. */
 const MAX_READING = 1024;
 
 const { host, port, signal, ...limits } = cli(help, {
@@ -37,8 +37,9 @@ await serve(server, receive, { ...limits, onError: warn });
 
 async function receive(conn: Socket): Promise<void> {
   await print(`connection from ${formatAddress(conn.remoteAddress)}`);
-  await print("waiting for a connection"); // the next sensor need not wait for this one
-  // 64 bytes may hold a reading and a half, or end within a character: what is cut off waits here.
+  await print("waiting for a connection"); // already now: the next sensor does not wait for this one
+  // 64 bytes may end in the middle of a line, even of a character: the decoder and `rest` keep that part
+  // until the next bytes come.
   const decoder = new TextDecoder();
   let rest = "";
   for (;;) {

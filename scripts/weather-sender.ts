@@ -22,8 +22,8 @@ const ip = host ?? (await ownAddress());
 print(`connecting to ${gethostname()} (${await getfqdn()}) with ${ip}`);
 using conn = await connect({ host: ip, port, signal });
 
-// The station has nothing to say before we have finished. What comes all the same is its end, and
-// the next reading would go to nobody; only the one after it would fail.
+// The station sends nothing before we have finished. If the socket is readable before that, the station
+// has gone. Sending would not tell: the next reading would be lost, and only the one after it would fail.
 let finished = false;
 conn.waitReadable().then(
   () => finished || fail("the station has closed the connection"),
@@ -36,8 +36,8 @@ for (const reading of readings) {
   await sleep(interval * 1000, undefined, { signal });
 }
 
-// Sent is not received. So we say that this was all, and wait for the station to close in turn: it
-// does when it has read everything. If it dies before that, its kernel resets the connection.
+// That we have sent everything does not mean that the station has received it. So we send FIN and wait for the
+// station to close: it does so when it has read everything. If it dies before, its kernel resets the connection.
 finished = true;
 conn.shutdown("write");
 await conn.recv(1);

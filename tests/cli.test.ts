@@ -1,5 +1,5 @@
-// What every script does alike: flags and --help, the environment, signals, one-line errors, exit codes,
-// a stdout that is closed.
+// What all scripts have in common: flags and --help, the environment, signals, one-line errors, exit codes,
+// a closed stdout.
 
 import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";

@@ -1,4 +1,4 @@
-// The conformance kit over every kind of socket there is.
+// The conformance kit on every kind of socket.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -34,7 +34,7 @@ function lib(
   };
 }
 
-// CPython does what it is told, a line a command; sending goes on beside the rest.
+// CPython executes commands, one a line. Sending runs in a thread, beside the other commands.
 const OBEDIENT = `
 import base64, json
 def obey(conn):

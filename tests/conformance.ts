@@ -1,6 +1,6 @@
-// One function that puts a connected socket through everything that a socket promised, whatever it
-// is made of and whoever is at the other end: after trio's `check_two_way_stream`. It also runs
-// in a process of its own, without the test runner.
+// The conformance kit: every promise of a connected socket as a check that runs on any kind of socket, with
+// any peer at the other end. The idea is trio's `check_two_way_stream`. It can also run without the
+// test runner, in a process of its own.
 
 import assert from "node:assert/strict";
 
@@ -8,16 +8,16 @@ import { select } from "../lib/select.ts";
 import type { Socket } from "../lib/socket.ts";
 import { fails, pattern, recvAll } from "./helpers.ts";
 
-/** The other end: a lib socket, a CPython process, anything that can do these. */
+/** The other end: a socket of the lib, a CPython process, or anything else with these methods. */
 export interface Peer extends AsyncDisposable {
-  /** Sends all of it; need not wait for the other side to receive. */
+  /** Sends all of it, without waiting until the other side has received. */
   sendAll(data: Uint8Array): Promise<void>;
   recvExactly(bytes: number): Promise<Buffer>;
   recvToEnd(): Promise<Buffer>;
   /** FIN only. */
   shutdownWrite(): Promise<void>;
   close(): Promise<void>;
-  /** RST, where the kind of socket has that. */
+  /** RST, if this kind of socket has it. */
   reset(): Promise<void>;
 }
 
@@ -28,7 +28,7 @@ export interface Pair {
 
 export interface Kind {
   make(): Promise<Pair>;
-  /** Unix-domain sockets have no reset: to the other side it is an end. */
+  /** False for Unix-domain sockets, which have no reset: the other side gets EOF. */
   hasReset: boolean;
 }
 
@@ -285,7 +285,7 @@ export function libPeer(conn: Socket): Peer {
   };
 }
 
-/** Runs one check on a fresh pair, and closes both ends whatever comes of it. */
+/** Runs one check on a new pair, and closes both ends afterwards. */
 export async function runCheck(name: string, kind: Kind): Promise<void> {
   const pair = await kind.make();
   await using _peer = pair.peer;

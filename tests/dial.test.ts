@@ -1,4 +1,4 @@
-// How a connection comes about: names, several addresses, limits, and what is given up.
+// connect(): names, several addresses, timeouts, and attempts that are given up.
 
 import { getEventListeners } from "node:events";
 import { readdirSync } from "node:fs";
@@ -19,7 +19,7 @@ import {
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** CPython listens at an address, and its queue is full: Linux does not answer who comes then. */
+/** CPython listens at an address and its queue is full: Linux does not answer further connections. */
 function fullServer(host = "127.0.0.1"): Process {
   const code = `
 host = sys.argv[1]; family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,6 +1,5 @@
-// The fault matrix: what can go wrong on the other side, each done by a process of its own, and the
-// servers that have to live with it. (Faults of one connection are in conformance.ts and
-// socket.test.ts; threads that die, in threads.test.ts.)
+// Faults of peers, of the machine and of the network, and the servers that have to survive them. (Faults of a
+// single connection are in conformance.ts and socket.test.ts; threads that die are in threads.test.ts.)
 
 import { readFileSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -48,7 +47,7 @@ print("sent", sent); sys.stdin.readline()`,
         port,
       );
       const [, sent] = await flood.until(/sent (\d+)\n/);
-      expect(Number(sent)).toBeLessThan(32 * MIB); // the kernels' buffers, and not a byte more
+      expect(Number(sent)).toBeLessThan(32 * MIB); // what the kernels' buffers hold
       expect(memory(server.pid) - before).toBeLessThan(16 * MIB);
       await echoes(port);
     },
@@ -179,7 +178,7 @@ print("again")`,
 test("SIGTERM before a server listens ends it, one way or the other", async () => {
   for (let delay = 0; delay < 12; delay += 2) {
     await using server = script("echo-threaded-server", ["--port", "0"]);
-    await Bun.sleep(delay); // any moment of the start
+    await Bun.sleep(delay); // at different moments of its start
     server.kill("SIGTERM");
     expect([0, 143]).toContain(await server.exit());
   }

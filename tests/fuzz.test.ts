@@ -30,7 +30,7 @@ const framed: fc.Arbitrary<{ framing: Framing; outgoing: Buffer[] }> = fc.oneof(
   ),
   fc
     .record({
-      // Few different bytes, so that delimiters nearly occur all the time.
+      // Only a few different bytes, so that parts of the delimiter occur often.
       mark: fc
         .array(fc.constantFrom(97, 98), { minLength: 1, maxLength: 4 })
         .map((a) => Buffer.from(a)),
@@ -132,7 +132,7 @@ test("select tells just those that can go on, whatever was done to whom", async 
           expect(readable).toEqual(can);
           expect(inError).toEqual(fars.filter((_, i) => state[i] === "reset"));
         }
-        // What is still there is all there.
+        // The rest can be received.
         for (const [i, { far }] of pairs.entries()) {
           if (state[i] === "fin") expect((await recvAll(far)).length).toBe(waiting[i]!);
         }

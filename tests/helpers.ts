@@ -1,4 +1,4 @@
-// What the tests share: processes that never outlive their test, connected pairs, CPython, and a browser.
+// Shared by the tests: processes that end with their test, connected pairs, CPython, and a browser.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -8,10 +8,10 @@ import { test } from "bun:test";
 import { SocketError } from "../lib/errors.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 
-/** How long a test may take. Machines may be slow, and a test that hangs must end all the same. */
+/** How long a test may take: enough for a slow machine, and a test that hangs ends. */
 export const PATIENCE_MS = 20_000;
 
-/** Prints what the processes of a test have said that it has not disposed of: it ran out of time. */
+/** After a test that ran out of time: prints the output of the processes that it did not dispose of. */
 export function tellRunning(): void {
   for (const { command, stdout, stderr } of running) {
     console.error(`${command.join(" ")}\nstdout: ${stdout}\nstderr: ${stderr}`);
@@ -25,9 +25,9 @@ export const scripts = readdirSync(`${root}/scripts`)
   .filter((file) => file.endsWith(".ts"))
   .map((file) => file.replace(/\.ts$/, ""));
 
-/** Those that listen until a signal, or until they have served. */
+/** The servers among them. */
 export const servers = scripts.filter((name) => /server$|receiver$/.test(name));
-/** Those that connect. */
+/** The clients among them. */
 export const clients = scripts.filter((name) => /client$|sender$/.test(name));
 
 const python3 = Bun.which("python3");
@@ -48,7 +48,7 @@ export function testBrowser(name: string, body: () => Promise<void>): void {
 
 const hasNamespaces = process.getuid?.() === 0 && Bun.which("ip") !== null;
 
-/** A test with a network of its own, which Linux gives to root. */
+/** A test with a network namespace, which on Linux only root can make. */
 export function testNetwork(name: string, body: () => Promise<void>): void {
   if (hasNamespaces) test(name, body);
   else test.skip(`${name} (skipped: no root, or no ip of iproute2)`, body);
@@ -167,7 +167,7 @@ export class Process implements AsyncDisposable {
     this.#process.kill(signal);
   }
 
-  /** Its exit code (128 + the signal's number if one killed it), when all its output is here too. */
+  /** Waits for its end and for all its output. Gives the exit code: 128 + the signal's number if one killed it. */
   async exit(): Promise<number> {
     await this.#closed;
     return this.#process.exited;
@@ -198,7 +198,7 @@ export function script(
   return new Process([process.execPath, "run", `scripts/${name}.ts`, ...args], env);
 }
 
-/** A CPython program. `listen()` gives it a listening socket whose port is printed. */
+/** A CPython program. Its `listen()` makes a listening socket and prints the port. */
 export function python(code: string, ...args: (string | number)[]): Process {
   const prelude = `
 import socket, struct, sys, threading, time
@@ -265,16 +265,16 @@ export async function untilRefused(port: number): Promise<void> {
 }
 
 /**
- * For tests that run commands as they are printed, at their default ports: waits until no other run of
- * the tests on this machine does so. To be closed when they are done.
+ * For tests that run documented commands, which use default ports: waits until no other run of the tests
+ * on this machine does so. To be disposed of afterwards.
  */
 export async function defaultPorts(): Promise<Disposable> {
-  const port = 4099; // nothing here uses it otherwise
+  const port = 4099; // a lock: no script uses this port
   for (;;) {
     try {
       return listen({ port });
     } catch {
-      // Somebody else has them. He accepts nothing: this connection ends when he is done.
+      // Another run holds the lock. It does not accept, so this connection ends when that run is done.
       using conn = await connect({ port }).catch(() => null);
       await conn?.recv(1).catch(() => {});
     }
@@ -307,7 +307,7 @@ export async function fails(
   return error;
 }
 
-/** Bytes that tell where they are from: no two places of the stream look alike. */
+/** Pseudorandom bytes, so that missing, repeated or swapped bytes are noticed. */
 export function pattern(bytes: number, seed = 1): Buffer {
   const buffer = Buffer.alloc(bytes);
   let state = seed;

@@ -1,4 +1,4 @@
-// For every test file: how long a test may take, and what is printed when that was too long.
+// For every test file: the time limit of a test, and what is printed when a test exceeds it.
 
 import { afterEach, setDefaultTimeout } from "bun:test";
 

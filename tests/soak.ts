@@ -18,10 +18,10 @@ const { seconds, clients, only, signal } = cli(help, {
   clients: { type: "count", default: 8, min: 1, about: "clients at once, for each server" },
 });
 
-/** What a well-behaved client does, and what it must get back. Resolves with the bytes each way. */
+/** What a well-behaved client does and expects. Resolves with the number of bytes sent and received. */
 type Visit = (conn: Socket) => Promise<[out: number, back: number]>;
 
-// Sends to the end, receives to the end: the bytes that come back must hash to what is due.
+// Sends everything and receives until EOF. The hash of the replies must be that of what was expected.
 const exchange =
   (make: () => Buffer, due = (data: Buffer) => data): Visit =>
   async (conn) => {
@@ -98,8 +98,8 @@ const end = performance.now() + seconds * 1000;
 const going = () => performance.now() < end && !signal.aborted;
 
 async function soak(name: string, visit: Visit): Promise<Tally> {
-  // Of what it prints, we read where it listens; if we read all and fell behind, it would have to
-  // wait for us, and keep what its clients sent.
+  // We read the server's output only up to its port, and `cat` drops the rest: if we read it all and were slow,
+  // the server would have to wait for us.
   const [file, ...flags] = name.split(" ");
   const command = `${process.execPath} run scripts/${file}.ts --port 0 ${flags.join(" ")}`;
   const shell = `exec ${command} > >(sed -u /listening/q; exec cat > /dev/null)`;
@@ -114,7 +114,7 @@ async function soak(name: string, visit: Visit): Promise<Tally> {
     while (going()) await call(tally, visit, i % 2 === 0);
   });
   await Promise.all(guests);
-  for (let i = 0; i < 20; i++) await call(tally, visit, true); // behind everything that went before
+  for (let i = 0; i < 20; i++) await call(tally, visit, true); // when these are served, everything before is over
   measure(tally);
   return tally;
 }

@@ -1,4 +1,4 @@
-// lib/socket.ts through real sockets: every promise that they make.
+// The promises of lib/socket.ts, with real sockets.
 
 import { existsSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -22,7 +22,7 @@ import {
 setDefaultTimeout(PATIENCE_MS);
 
 const MIB = 1 << 20;
-/** What a socket may hold for a reader who does not come: the limit, and one read of Bun. */
+/** The bytes that a socket may hold when nobody reads: its limit and one read of Bun. */
 const HELD = 64 * 1024 + 512 * 1024;
 
 describe("listen", () => {

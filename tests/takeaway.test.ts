@@ -1,5 +1,4 @@
-// The ways to take a script away: a copy of it, and a single executable file. (The image is in
-// image.test.ts.)
+// Ways to use a script elsewhere: a copy, and a single executable file. (The image is in image.test.ts.)
 
 import {
   existsSync,
@@ -23,7 +22,7 @@ const folder = mkdtempSync(join(tmpdir(), "takeaway-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const bun = process.execPath;
 
-/** What it does when it runs: a server listens and ends at SIGTERM, the others tell their flags. */
+/** Runs it: a server listens and ends at SIGTERM; the others print their flags. */
 async function runs(command: string[], name: string): Promise<void> {
   if (servers.includes(name)) {
     await using server = new Process([...command, "--host", "127.0.0.1", "--port", "0"]);

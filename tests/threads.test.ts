@@ -31,7 +31,7 @@ async function askUntilServed(port: number, order: string): Promise<string> {
   }
 }
 
-/** As many connections as the fixture takes at once, each with its answer. */
+/** Opens as many connections as the fixture accepts at once, and waits for an answer on each. */
 async function openAll(port: number): Promise<Socket[]> {
   const conns = await Promise.all(Array.from({ length: 100 }, () => connect({ port })));
   const answers = await Promise.all(conns.map((conn) => ask(conn, "hello")));

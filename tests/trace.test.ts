@@ -1,4 +1,4 @@
-// --trace: the calls of a script as they return, for people and for programs. Each line is true.
+// --trace: a line for each call when it returns, as text and as JSON; every line is correct.
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 

@@ -1,4 +1,4 @@
-// Unix-domain sockets: the same verbs, and the care that their files need.
+// Unix-domain sockets: the same calls, and what happens to their files.
 
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

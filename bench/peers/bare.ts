@@ -1,9 +1,9 @@
-// What everything is compared with: Bun's own callbacks, with the least that is right. `bun bare.ts`
-// echoes; `bun bare.ts 4000` passes everything on to that port, and its replies back.
+// The base of the comparison: Bun's own callbacks, with no more code than a correct server needs. `bun bare.ts`
+// echoes; `bun bare.ts 4000` is a proxy to that port.
 
 interface State {
-  other: Bun.Socket<State> | null; // where what it receives goes: for an echo, to itself
-  rest: Uint8Array | null; // what the kernel had no room for; while there is some, `other` is not read
+  other: Bun.Socket<State> | null; // where its bytes go; for an echo, back to itself
+  rest: Uint8Array | null; // what the kernel did not take yet; while there is some, `other` is paused
   ended: boolean;
 }
 
@@ -37,7 +37,7 @@ const handler: Bun.SocketHandler<State> = {
     if (other!.data.ended) socket.shutdown();
   },
   end,
-  // Of a connection whose sending side was shut down before, this tells the end.
+  // After our shutdown(), the peer's FIN comes as `close`, without `end`.
   close(socket, error) {
     if (error) socket.data.other?.terminate();
     else end(socket);

@@ -1,4 +1,4 @@
-// Deno's own sockets, as its documentation has them.
+// Deno's own sockets, as in its documentation.
 
 const server = Deno.listen({ hostname: "127.0.0.1", port: 0 });
 console.log(server.addr.port);

@@ -1,4 +1,4 @@
-// Go: a goroutine for every connection, or two between it and the port that is given.
+// Go: a goroutine for each connection; with a port as argument, a proxy to it with two for each connection.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// C with epoll, level-triggered: the nearest to the kernel. While a reply does not fit, nothing is read.
+// C with epoll, level-triggered. While a reply does not fit into the kernel's buffer, nothing is read.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,7 +33,7 @@ static void finish(struct conn *c) {
   free(c);
 }
 
-// 1: all has gone, 0: there is no room, -1: the peer is gone.
+// 1: everything is sent, 0: the kernel's buffer is full, -1: the peer has gone.
 static int send_rest(struct conn *c, const char *bytes) {
   while (c->from < c->to) {
     ssize_t n = send(c->fd, bytes + c->from, c->to - c->from, MSG_NOSIGNAL);

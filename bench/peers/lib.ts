@@ -1,4 +1,4 @@
-// The same over the lib: `bun lib.ts recv`, `iterate`, `limited` (a timeout and a signal in use), or
+// The same with the lib: `bun lib.ts recv`, `iterate`, `limited` (with a timeout and a signal), or
 // `proxy 4000`.
 
 import { connect, listen, type Socket } from "../../lib/socket.ts";

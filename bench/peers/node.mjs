@@ -1,4 +1,4 @@
-// node:net, with events (`pipe`), with async iteration (`iterate`), or between two (`proxy 4000`).
+// node:net, with `pipe`, with async iteration (`iterate`), or as a proxy (`proxy 4000`).
 
 import net from "node:net";
 import process from "node:process";

@@ -1,4 +1,4 @@
-// For a name that no script has: those that it may have meant.
+// For a mistyped script name: the names that are most like it.
 
 /** The three nearest names, and all of them. */
 export function nearest(name: string, all: string[]): string {
@@ -6,7 +6,7 @@ export function nearest(name: string, all: string[]): string {
   return `${near.join(", ")}? All: ${all.toSorted().join(", ")}`;
 }
 
-// Levenshtein's: how many letters to change, add or take away.
+// The Levenshtein distance: the number of letters to change, insert or delete.
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {

@@ -1,11 +1,11 @@
-// Which files a copy needs, and how they read at their new place: the scripts lie beside lib there, no
-// longer beside it in a folder of their own.
+// Which files a copy needs, and how their imports change: in a copy the scripts are beside lib/, not in
+// scripts/.
 
 import { dirname, join, relative } from "node:path";
 
 type Read = (file: string) => string;
 
-// Static imports, and those that are done when they are needed.
+// Static imports, import() and require().
 const IMPORT = /((?:\bfrom |\bimport |\bimport\(|\brequire\()")(\.[^"]+)(")/g;
 
 /** The scripts of these names, and those that the terminals in their headers run as well. */
@@ -18,7 +18,7 @@ export function withPartners(names: string[], read: Read): string[] {
   return [...files];
 }
 
-/** A script's `--help`, where its terminals are. */
+/** The text before the end of `const help`: it has the commands of the two terminals. */
 export function headerOf(text: string): string {
   return text.split("\n`;")[0]!;
 }
@@ -37,7 +37,7 @@ export function placeOf(file: string): string {
   return file.replace(/^scripts\//, "");
 }
 
-/** A file's text in the copy: its imports, and the commands in its header. */
+/** A file's text in the copy, with the paths in its imports and in its header changed. */
 export function adapt(file: string, text: string): string {
   const here = dirname(placeOf(file));
   return text

@@ -1,4 +1,4 @@
-// The test that a copy brings: what its header's terminals do, at any free port.
+// Generates the test of a copy: it runs the two terminals of the script's header, at any free port.
 
 import { basename } from "node:path";
 
@@ -6,7 +6,7 @@ import { headerOf } from "./reach.ts";
 
 const SOCKET = "./lib/socket.ts"; // of the copy
 
-/** What makes a client's part short, and what a script cannot do without. */
+/** Flags that keep the test short, and arguments that a script needs. */
 const FLAGS: Record<string, string[]> = {
   "weather-sender.ts": ["--interval=0"],
   "echo-bench.ts": ["--seconds=0.5"],
@@ -18,7 +18,7 @@ const FLAGS: Record<string, string[]> = {
   ],
 };
 
-/** The words behind a script's name in a call of `run`. */
+/** These arguments as the code of a call. */
 function flagsOf(script: string): string {
   return (FLAGS[script] ?? []).map((word) => `, ${JSON.stringify(word)}`).join("");
 }
