@@ -4,13 +4,15 @@
 /** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
 export const CHUNK = 1024 * 1024;
 
+const NOTHING = Buffer.alloc(0);
+
 /** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
 export class Inbox {
   #bytes: Buffer;
   #start = 0;
   #end: number;
 
-  constructor(first: Buffer = Buffer.alloc(0)) {
+  constructor(first: Buffer = NOTHING) {
     this.#bytes = first;
     this.#end = first.length;
   }
@@ -41,6 +43,7 @@ export class Inbox {
     const end = Math.min(this.#start + most, this.#end);
     const chunk = this.#bytes.subarray(this.#start, end);
     this.#start = end;
+    if (end === this.#end) this.#bytes = NOTHING; // an empty one holds no memory
     return chunk;
   }
 

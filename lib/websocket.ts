@@ -1,0 +1,217 @@
+// WebSocket, RFC 6455, over a connection that is there already: the opening handshake of both sides,
+// messages in both directions, and the closing handshake.
+
+import { formatAddress } from "./address.ts";
+import { SocketError, type Syscall } from "./errors.ts";
+import type { Socket } from "./socket.ts";
+import { checkCount } from "./socket/check.ts";
+import { Inbox } from "./socket/queues.ts";
+import * as frames from "./websocket/frames.ts";
+import * as handshake from "./websocket/handshake.ts";
+
+const CHUNK = 65_536;
+const CLOSE_MS = 2_000; // for the peer's part of the closing handshake
+const GOING_AWAY = 1001;
+const NOTHING = Buffer.alloc(0);
+
+/** Text is a string, binary is bytes. */
+export type Message = string | Buffer;
+
+export interface Options {
+  /** The longest message that is accepted. Default: 1 MiB. */
+  maxBytes?: number;
+  /** Ends the loop over the messages, once those are read that had come; the peer is told 1001, "going away". */
+  signal?: AbortSignal;
+}
+
+/**
+ * The server's side of the opening handshake. Gives null when no WebSocket was asked for, or it had to
+ * be refused: that has been answered then, and the connection is of no further use. Refused are what
+ * is no HTTP (400) or too long (431), methods but GET (405), other versions (426), and pages of other
+ * sites (403): without that, any page that somebody opens could speak in his name.
+ *
+ * Rejects as `recv` and `sendAll` do.
+ *
+ * @example
+ * const socket = await acceptWebSocket(conn);
+ * if (socket !== null) for await (const message of socket) await socket.send(message);
+ */
+export async function acceptWebSocket(
+  conn: Socket,
+  options: Options & handshake.Policy = {},
+): Promise<WebSocketConnection | null> {
+  const head = await handshake.receiveHead(conn);
+  if (head === "") return null; // browsers open connections ahead, and may not need them
+  const answer = handshake.answerTo(head, options);
+  await conn.sendAll(answer);
+  if (answer.startsWith(handshake.SWITCHED)) return new WebSocketConnection(conn, true, options);
+  conn.shutdown("write");
+  await handshake.drain(conn);
+  return null;
+}
+
+/**
+ * The client's side of the opening handshake. `host` is the server's name and port as in a URL (the
+ * address that `conn` is connected to, if not given), `path` what follows it there (`/`).
+ *
+ * Rejects with `EPROTO` when the server will not or cannot speak WebSocket, its answer in the error's
+ * `reason`; and as `recv` and `sendAll` do.
+ *
+ * @example
+ * const socket = await openWebSocket(conn);
+ * await socket.send("hello");
+ */
+export async function openWebSocket(
+  conn: Socket,
+  options: Options & { host?: string; path?: string } = {},
+): Promise<WebSocketConnection> {
+  const { host = formatAddress(conn.remoteAddress), path = "/" } = options;
+  if (!/^\/[!-~]*$/.test(path)) throw new TypeError(`not a path: ${Bun.inspect(path)}`);
+  if (!/^[!-~]+$/.test(host)) throw new TypeError(`not a host: ${Bun.inspect(host)}`);
+  const key = crypto.getRandomValues(Buffer.alloc(16)).toString("base64");
+  await conn.sendAll(
+    `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n` +
+      `Sec-WebSocket-Key: ${key}\r\nSec-WebSocket-Version: 13\r\n\r\n`,
+  );
+  const reason = handshake.refusedBy(await handshake.receiveHead(conn), key);
+  if (reason === null) return new WebSocketConnection(conn, false, options);
+  throw new SocketError("EPROTO", "recv", conn.remoteAddress, { reason });
+}
+
+/**
+ * Messages over a connection, either side. It answers pings by itself while somebody receives. Who
+ * awaits `send` before he receives on has bounded memory: a peer that does not take its replies is not
+ * read any further.
+ */
+export class WebSocketConnection implements AsyncIterable<Message> {
+  /** How the peer has closed; the code is 1005 where it did not say (RFC 6455, section 7.4). */
+  peerClose: { readonly code: number; readonly reason: string } | null = null;
+  readonly #conn: Socket;
+  readonly #isServer: boolean;
+  readonly #signal: AbortSignal | undefined;
+  readonly #inbox = new Inbox();
+  readonly #frames: frames.Decoder;
+  #receiving: Promise<Message | null> | null = null;
+  #over: Promise<void> | null = null;
+
+  /** @internal Use `acceptWebSocket()` or `openWebSocket()`. */
+  constructor(conn: Socket, isServer: boolean, { maxBytes = 1 << 20, signal }: Options) {
+    this.#conn = conn;
+    this.#isServer = isServer;
+    this.#signal = signal;
+    this.#frames = frames.decode(this.#inbox, isServer, checkCount("maxBytes", maxBytes, 1));
+  }
+
+  /**
+   * Sends one message. Resolves when the kernel has it all.
+   *
+   * Rejects as `sendAll` does, and with `EPIPE` once either side has closed.
+   */
+  async send(message: string | Uint8Array): Promise<void> {
+    if (this.#over !== null) throw this.#error("EPIPE", "send");
+    await this.#send(typeof message === "string" ? frames.TEXT : frames.BINARY, message);
+  }
+
+  /**
+   * The closing handshake: tells the peer, receives its answer, and ends the connection; after 2 s
+   * without one, too. What the peer has sent meanwhile is dropped. Twice is fine.
+   *
+   * Rejects with `RangeError` for a `code` that nobody may send (RFC 6455, section 7.4) and a `reason`
+   * of more than 123 bytes; not otherwise: the connection is over.
+   */
+  async close(code = 1000, reason = ""): Promise<void> {
+    const says = frames.closing(code, reason);
+    await (this.#over ??= this.#end(says, false));
+  }
+
+  /**
+   * The messages as they come, until the peer closes; the connection is over then. Breaking out closes
+   * nothing and loses nothing.
+   *
+   * Rejects when the peer breaks the protocol (`EPROTO`), sends text that is not UTF-8 (`EILSEQ`) or more
+   * than `maxBytes` (`EMSGSIZE`): it has been told (1002, 1007, 1009), and the connection is over. With
+   * `EINCOMPLETE` when that ends without a closing handshake; and as `recv` does.
+   */
+  [Symbol.asyncIterator](): AsyncIterator<Message, undefined> {
+    return { next: () => this.#next() };
+  }
+
+  async #next(): Promise<IteratorResult<Message, undefined>> {
+    if (this.#receiving !== null) throw this.#error("EBUSY", "recv");
+    try {
+      const message = this.#over ? null : await (this.#receiving = this.#receive());
+      if (message !== null && this.#over === null) return { value: message, done: false };
+    } catch (error) {
+      if (this.#over === null) await this.#fail(error);
+    } finally {
+      this.#receiving = null;
+    }
+    const { code } = this.peerClose ?? { code: GOING_AWAY };
+    await (this.#over ??= this.#end(code === 1005 ? "" : frames.closing(code), true));
+    return { value: undefined, done: true };
+  }
+
+  // The next message; null when none will come.
+  async #receive(): Promise<Message | null> {
+    for (;;) {
+      const frame = this.#frames.next().value;
+      if (!frame && !(await this.#read())) return null;
+      if (!frame) continue;
+      const { opcode, payload } = frame;
+      if (opcode === frames.TEXT) return frames.textOf(payload);
+      if (opcode === frames.BINARY) return payload;
+      if (opcode === frames.PING && this.#over === null) await this.#send(frames.PONG, payload);
+      if (opcode !== frames.CLOSE) continue;
+      this.peerClose = frames.closeOf(payload);
+      return null;
+    }
+  }
+
+  // Receives more. False where the end is no surprise: we close, or the signal has come and all is read.
+  async #read(): Promise<boolean> {
+    const signal = this.#signal;
+    const chunk = await this.#conn.recv(CHUNK, { signal }).catch((error: unknown) => {
+      if (error !== signal?.reason) throw error;
+      return this.#conn.tryRecv(CHUNK) ?? NOTHING;
+    });
+    this.#inbox.push(chunk);
+    if (chunk.length > 0) return true;
+    if (this.#over !== null || signal?.aborted) return false;
+    throw this.#error("EINCOMPLETE", "recv", "it ended without a closing handshake");
+  }
+
+  // What breaks the protocol is told to the peer, and then here.
+  async #fail(error: unknown): Promise<never> {
+    if (!(error instanceof frames.Breach)) throw error;
+    await (this.#over = this.#end(frames.closing(error.status, error.message), true));
+    throw this.#error(error.code, "recv", error.message);
+  }
+
+  async #end(says: string | Buffer, isAnswer: boolean): Promise<void> {
+    const conn = this.#conn;
+    const tooSlow = setTimeout(() => conn.close(), CLOSE_MS);
+    try {
+      await this.#send(frames.CLOSE, says);
+      // The peer's answer comes to who is receiving, or else to us.
+      if (!isAnswer) await this.#receiving;
+      while (!isAnswer && this.peerClose === null && (await this.#receive()) !== null);
+      // The server is the one to hang up. Behind the peer's Close nothing comes that could be in its way.
+      if (this.#isServer) conn.shutdown("write");
+      if (!this.#isServer || this.peerClose === null) await handshake.drain(conn);
+    } catch {
+      // A connection that breaks is over, too.
+    } finally {
+      clearTimeout(tooSlow);
+      conn.close();
+    }
+  }
+
+  #send(opcode: number, data: string | Uint8Array): Promise<void> {
+    const key = this.#isServer ? undefined : crypto.getRandomValues(new Int32Array(1))[0];
+    return this.#conn.sendAll(frames.encode(opcode, data, key));
+  }
+
+  #error(code: string, syscall: Syscall, reason?: string): SocketError {
+    return new SocketError(code, syscall, this.#conn.remoteAddress, { reason });
+  }
+}

@@ -1,0 +1,127 @@
+// The frames of RFC 6455, section 5, without a socket: from a message to bytes, and from bytes, however
+// they are cut, back to messages.
+
+import { toBytes } from "../socket/check.ts";
+import { Inbox } from "../socket/queues.ts";
+
+export const [TEXT, BINARY, CLOSE, PING, PONG] = [1, 2, 8, 9, 10] as const;
+
+/** What the peer did against the protocol: the status to tell it in a Close frame, and the errno. */
+export class Breach extends Error {
+  status = 1002;
+  code = "EPROTO";
+}
+
+function breach(what: string, status = 1002, code = "EPROTO"): never {
+  throw Object.assign(new Breach(what), { status, code });
+}
+
+/** One unfragmented frame as it goes on the wire; masked with a `key` (32 bits), as clients do it. */
+export function encode(opcode: number, data: string | Uint8Array, key?: number): Buffer {
+  const length = Buffer.byteLength(data);
+  const extended = length < 126 ? 0 : length < 65_536 ? 2 : 8;
+  const start = 2 + extended + (key === undefined ? 0 : 4);
+  const frame = Buffer.allocUnsafe(start + length);
+  frame[0] = 0x80 | opcode;
+  frame[1] = extended === 0 ? length : extended === 2 ? 126 : 127;
+  if (extended === 2) frame.writeUInt16BE(length, 2);
+  if (extended === 8) frame.writeBigUInt64BE(BigInt(length), 2);
+  if (typeof data === "string") frame.write(data, start);
+  else frame.set(toBytes(data), start);
+  if (key === undefined) return frame;
+  frame[1] |= 0x80;
+  frame.writeInt32LE(key, start - 4);
+  frame.set(masked(frame.subarray(start), key), start);
+  return frame;
+}
+
+/** A copy with the mask put on, or taken off: byte i is XORed with byte i % 4 of the key. */
+export function masked(bytes: Uint8Array, key: number): Buffer {
+  // Four at a time. The copy begins at a word's boundary in memory; what was received need not.
+  const words = new Int32Array((bytes.length + 3) >> 2);
+  const copy = Buffer.from(words.buffer, 0, bytes.length);
+  copy.set(bytes);
+  for (let i = 0; i < words.length; i++) words[i]! ^= key;
+  return copy;
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** The text of a message. */
+export function textOf(payload: Buffer): string {
+  try {
+    return utf8.decode(payload);
+  } catch {
+    return breach("a text is not UTF-8", 1007, "EILSEQ");
+  }
+}
+
+// Whether a Close frame may say it: RFC 6455, section 7.4, and the registry that it opened.
+function maySay(code: number): boolean {
+  const isReserved = code < 1000 || code === 1004 || code === 1005 || code === 1006 || code > 1014;
+  return Number.isInteger(code) && (!isReserved || (code >= 3000 && code <= 4999));
+}
+
+/** What a Close frame carries. */
+export function closing(code: number, reason = ""): Buffer {
+  if (!maySay(code)) throw new RangeError(`no Close frame may have the code ${Bun.inspect(code)}`);
+  const bytes = Buffer.byteLength(reason);
+  if (bytes > 123) throw new RangeError(`the reason must be at most 123 bytes, not ${bytes}`);
+  return Buffer.concat([Buffer.of(code >> 8, code), Buffer.from(reason)]);
+}
+
+/** What a Close frame says; the code 1005 stands for nothing. */
+export function closeOf(payload: Buffer): { code: number; reason: string } {
+  if (payload.length === 0) return { code: 1005, reason: "" };
+  const code = payload.length === 1 ? 0 : payload.readUInt16BE();
+  if (!maySay(code)) breach("a Close frame has a code that must not be sent");
+  return { code, reason: textOf(payload.subarray(2)) };
+}
+
+/** A control frame; or a whole message, with its fragments put together. */
+export type Frame = { opcode: number; payload: Buffer };
+export type Decoder = Generator<Frame | null, void, void>;
+
+/**
+ * The frames in what comes from the wire, as far as it has come: null means that more has to be pushed
+ * into the inbox. `isMasked`: whether the peer has to mask. Throws a `Breach`, and is at its end then.
+ */
+export function* decode(inbox: Inbox, isMasked: boolean, maxBytes: number): Decoder {
+  // The message whose fragments are coming in. They are copied together: thousands of small ones, each
+  // an object with the whole read that it came in, would hold far more than `maxBytes`.
+  let begun = 0; // its opcode
+  const fragments = new Inbox();
+  for (;;) {
+    while (inbox.length < 2) yield null;
+    const head = inbox.take(2).readUInt16BE();
+    const isLast = head >= 0x8000;
+    const opcode = (head >> 8) & 0x0f;
+    const isControl = opcode >= CLOSE;
+    let length = head & 0x7f;
+    if (head & 0x7000) breach("a reserved bit is set");
+    if ((opcode > BINARY && opcode < CLOSE) || opcode > PONG) breach("an unknown opcode");
+    if (isControl && (!isLast || length > 125)) breach("a control frame is a fragment or too long");
+    if (!isControl && (opcode === 0) !== begun > 0) breach("a fragment is out of place");
+    if ((head & 0x80) > 0 !== isMasked) breach(`a frame is ${isMasked ? "not " : ""}masked`);
+    if (length > 125) {
+      const [bytes, least] = length === 126 ? [2, 126] : [8, 65_536];
+      while (inbox.length < bytes) yield null;
+      const long = inbox.take(bytes);
+      length = bytes === 2 ? long.readUInt16BE() : Number(long.readBigUInt64BE());
+      if (length < least || length >= 2 ** 63) breach("a length is not written as it has to be");
+    }
+    const isTooLong = !isControl && fragments.length + length > maxBytes;
+    if (isTooLong) breach(`a message is longer than ${maxBytes} bytes`, 1009, "EMSGSIZE");
+    while (inbox.length < length + (isMasked ? 4 : 0)) yield null;
+    const key = isMasked ? inbox.take(4).readInt32LE() : 0;
+    const payload = isMasked ? masked(inbox.take(length), key) : inbox.take(length);
+    const isWhole = isControl || (isLast && begun === 0);
+    if (isWhole) yield { opcode, payload };
+    if (isWhole) continue;
+    begun ||= opcode;
+    fragments.push(payload);
+    if (!isLast) continue;
+    yield { opcode: begun, payload: fragments.take(fragments.length) };
+    begun = 0;
+  }
+}

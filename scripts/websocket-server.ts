@@ -1,0 +1,85 @@
+const help = `
+WebSocket server by hand: every message comes back as what it was, text or binary. Opened in a browser,
+it is a page that does it: type, press Enter, and the reply appears below.
+Named in tutorial 002, "웹소켓"; RFC 6455 has all of it.
+
+  terminal 1:  bun run scripts/websocket-server.ts
+  terminal 2:  bun run scripts/websocket-client.ts      (or http://127.0.0.1:8001/ in a browser)
+
+A WebSocket begins as a request of HTTP and goes on as messages, both ways at once, over the same TCP
+connection: it is the way from a page in a browser to a socket. Any site's page may try to connect from
+its reader's browser, which tells the page's site (Origin): one that is not from here gets 403.
+`;
+
+import { formatAddress } from "../lib/address.ts";
+import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { limitFlags, serve } from "../lib/serve.ts";
+import { listen, type Socket } from "../lib/socket.ts";
+import { acceptWebSocket } from "../lib/websocket.ts";
+
+const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8001), ...limitFlags });
+using server = listen({ host, port, signal });
+print(`listening on ${formatAddress(server.address)}`);
+await serve(server, echo, { ...limits, onError: warn });
+
+async function echo(conn: Socket): Promise<void> {
+  const socket = await acceptWebSocket(conn, { page, signal });
+  if (socket === null) return; // that was the page, or a refusal
+  // The next message is not received before this one is taken: who only sends has to wait, too.
+  for await (const message of socket) await socket.send(message);
+}
+
+function page(path: string): string | undefined {
+  if (path !== "/") return undefined;
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>WebSocket echo</title>
+<link rel="icon" href="data:,">
+<style>
+  :root { color-scheme: light dark; font: 1.1rem/1.5 system-ui, sans-serif }
+  body { max-width: 36rem; margin: 0 auto; padding: 1rem }
+  form { position: sticky; top: 0; padding: 0.5rem 0; background: Canvas }
+  input { box-sizing: border-box; width: 100%; padding: 0.4rem 0.6rem; font: inherit }
+  ol { margin: 0; padding: 0; list-style: none; white-space: pre-wrap; overflow-wrap: anywhere }
+  li::before { content: ">" }
+</style>
+<h1>WebSocket echo</h1>
+<form>
+  <label for="text">Type, and press Enter: the server sends it back.</label>
+  <input id="text" autocomplete="off" autofocus>
+  <output></output>
+</form>
+<ol></ol>
+<script>
+  const [form, input, state, replies] = ["form", "input", "output", "ol"].map((name) =>
+    document.querySelector(name),
+  );
+  let socket;
+
+  function connect() {
+    socket = new WebSocket(location.origin.replace("http", "ws"));
+    socket.onopen = () => (state.textContent = "connected");
+    socket.onclose = ({ code }) =>
+      (state.textContent = "connection closed (" + code + "): press Enter to connect again");
+    socket.onmessage = ({ data }) => {
+      const reply = document.createElement("li");
+      reply.textContent = data; // as text, whatever it holds
+      replies.append(reply);
+      reply.scrollIntoView({ block: "nearest" });
+    };
+  }
+
+  // A form's submit, and not the key: the Enter that ends a Korean syllable submits nothing yet.
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    if (socket.readyState === WebSocket.CLOSED) return connect();
+    if (socket.readyState !== WebSocket.OPEN) return;
+    socket.send(input.value);
+    input.value = "";
+  };
+  connect();
+</script>
+`;
+}
