@@ -1,7 +1,7 @@
 const help = `
 Runs scripts and draws both ends of their connections in one picture: each call, the bytes on their way,
 who has ended which direction. In a page while it happens, or as a file. The first script is on the left;
-the others start when it listens. What is typed goes to the last one.
+when it listens the others start, one after the other. What is typed goes to the second.
 
   terminal 1:  bun run scripts/watch.ts "echo-server" "echo-client --message 안녕"
   terminal 2:  a browser, at http://127.0.0.1:8070/
@@ -9,7 +9,7 @@ the others start when it listens. What is typed goes to the last one.
   as a file:   bun run scripts/watch.ts --svg echo.svg scripts/echo-server.ts scripts/echo-client.ts
 
 A script is one of this folder by its name, or any by its path that reads its flags as these do.
-In the flags of the later ones, {port} is the port that the first one listens on.
+In the flags of the others, {port} is the port that the first one listens on.
 `;
 
 import { cli, print, refuse } from "../lib/cli.ts";
@@ -18,11 +18,14 @@ import { tell } from "./watch/model.ts";
 import { servePage } from "./watch/page.ts";
 import { plan } from "./watch/rows.ts";
 import { fileOf, Recording, run, wordsOf } from "./watch/run.ts";
-import type { Language } from "./watch/words.ts";
+import { type Language, LANGUAGES } from "./watch/words.ts";
 
 const { commands, svg, lang, host, port, signal } = cli(help, {
-  svg: { type: "string", about: "draw into this file when all have ended" },
-  lang: { type: "choice", choices: ["en", "ko"], default: "en", about: "the picture's language" },
+  svg: {
+    type: "string",
+    about: "draw into this file at the end; {lang} in it: one for each language",
+  },
+  lang: { type: "choice", choices: LANGUAGES, default: "en", about: "the picture's language" },
   // HOST and PORT in the environment are for the scripts that are watched.
   host: { type: "string", default: "127.0.0.1", about: "address of the page" },
   port: { type: "port", default: 8070, min: 0, about: "port of the page, 0 for any free one" },
@@ -41,8 +44,11 @@ const picture = (language: Language) => {
 
 if (svg !== undefined) {
   await run(commands, recording, false, signal);
-  await Bun.write(svg, picture(lang));
-  await print(`${svg}: ${recording.calls.length + recording.dropped} calls`);
+  for (const language of svg.includes("{lang}") ? LANGUAGES : [lang]) {
+    const file = svg.replaceAll("{lang}", language);
+    await Bun.write(file, picture(language));
+    await print(`${file}: ${recording.calls.length + recording.dropped} calls`);
+  }
 } else {
   const page = servePage({ host, port, language: lang, title: commands.join(" ⇄ ") }, picture);
   print(`page at ${page.url}`);

@@ -9,8 +9,19 @@ import { draw } from "../scripts/watch/draw.ts";
 import { countCalls, foldsOf, repeats } from "../scripts/watch/fold.ts";
 import { type Call, tell } from "../scripts/watch/model.ts";
 import { plan } from "../scripts/watch/rows.ts";
+import { PICTURES } from "../docs/pictures/make.ts";
 import { fileOf, wordsOf } from "../scripts/watch/run.ts";
-import { openPage, PATIENCE_MS, script, testBrowser, untilTrue } from "./helpers.ts";
+import { LANGUAGES } from "../scripts/watch/words.ts";
+import {
+  defaultPorts,
+  openPage,
+  PATIENCE_MS,
+  Process,
+  root,
+  script,
+  testBrowser,
+  untilTrue,
+} from "./helpers.ts";
 
 setDefaultTimeout(2 * PATIENCE_MS);
 
@@ -388,6 +399,28 @@ test("Ctrl-C ends what it runs, and the picture has what there was", async () =>
   expect(await watching.exit()).toBe(0);
   expect(said(readFileSync(file, "utf8"), "data")).toEqual(["&quot;hello&quot;"]);
 });
+
+test("the pictures of README and docs say what is drawn now: else, bun run pictures", async () => {
+  using _alone = await defaultPorts();
+  await using making = new Process([process.execPath, "run", "docs/pictures/make.ts", folder]);
+  expect(await making.exit(), making.stderr).toBe(0);
+  // The silent peer is stopped when its words have come: maybe before it has told of sending them.
+  const chance = /^(&quot;I am here&quot;|\(9 bytes\)|\(9바이트\)|⋮ .*)$/;
+  const all = (svg: string) =>
+    said(svg, "title", "call", "args", "result", "bad", "eof", "data", "word", "note bad")
+      .map((text) => text.replace(/ipc-\w+/, "ipc-N").replace(/process \d+/, "process N"))
+      .map((text) => text.replace(/\b2\d( bytes|바이트)/, "2N$1")) // as a process has digits
+      .filter((text, i, list) => !chance.test(text) && list.indexOf(text) === i);
+  for (const name of Object.keys(PICTURES)) {
+    for (const language of LANGUAGES) {
+      const file = `${name}.${language}.svg`;
+      const [ours, anew] = [join(root, "docs/pictures"), folder].map((place) =>
+        all(readFileSync(join(place, file), "utf8")),
+      );
+      expect(ours, file).toEqual(anew!);
+    }
+  }
+}, 200_000); // the ports may be another run's for a while
 
 testBrowser("the page shows each call as it happens, and what peers send as text", async () => {
   await using watching = script("watch", [

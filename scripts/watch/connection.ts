@@ -3,6 +3,7 @@
 import { colorOf } from "./labels.ts";
 import { INWARD, type Layout, SIZE } from "./layout.ts";
 import {
+  breakOf,
   type Call,
   closeOf,
   type Connection,
@@ -34,7 +35,7 @@ export function drawConnection(layout: Layout, connection: Connection): string[]
 function drawLine(layout: Layout, connection: Connection, end: End): string[] {
   const color = colorOf(connection.number);
   const x = layout.x(end.side, connection);
-  const last = layout.closed(end);
+  const last = layout.closed(connection, end);
   const drawn: string[] = [];
   if (connection.kind === "stream") {
     const fin = endOf(end);
@@ -73,7 +74,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
       changes.push([y, send.bytes!], ...taken);
       continue;
     }
-    const straight = own.length === 1 && isAwaited(layout, own[0]!);
+    const straight = own.length === 1 && isAwaited(layout, connection, own[0]!);
     const lost =
       kind === "datagram" && own.length === 0 && far !== undefined && closeOf(far) !== undefined;
     const arrives = straight ? layout.ended(own[0]!.to) : y + SIZE.hop;
@@ -93,7 +94,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
 // The bytes that wait, beside the end that will receive them: the wider the more there are.
 function drawBuffer(layout: Layout, connection: Connection, end: End, changes: Change[]): string[] {
   const x = layout.x(end.side, connection);
-  const last = layout.closed(end);
+  const last = layout.closed(connection, end);
   const sorted = changes.toSorted(([a], [b]) => a - b);
   const drawn: string[] = [];
   let bytes = 0;
@@ -108,20 +109,36 @@ function drawBuffer(layout: Layout, connection: Connection, end: End, changes: C
   return drawn;
 }
 
-// The FIN, or what came in its place.
+// The FIN, or what came in its place. A connection that was reset has none.
 function drawEnd(layout: Layout, connection: Connection, end: End): string[] {
   const fin = endOf(end);
   const other = (1 - end.side) as Side;
+  const broken = breakOf(connection.ends[other]);
+  if (fin === undefined && layout.has(broken)) return drawDeath(layout, connection, broken, other);
+  const broke = breakOf(end);
   if (!layout.has(fin) || layout.isFolded(fin) || !connection.ends[other]) return [];
+  if (broke !== undefined && broke.time <= fin.time) return [];
   const heard = connection.links.find(({ from, kind }) => from === fin && kind !== "bytes");
   const reset = heard?.kind === "rst" || fin.call === "reset";
   const [x, to] = [layout.x(end.side, connection), inside(layout, connection, other)];
   const y = layout.began(fin);
-  const arrives = heard && isAwaited(layout, heard) ? layout.ended(heard.to) : y + SIZE.hop;
+  const arrives =
+    heard && isAwaited(layout, connection, heard) ? layout.ended(heard.to) : y + SIZE.hop;
   const { words } = layout;
   return [
     arrow(reset ? "bad" : colorOf(connection.number), x, y, to, arrives),
     onTheWay([x, to], y, arrives, [[reset ? "note bad" : "note", reset ? words.rst : words.fin]]),
+  ];
+}
+
+// A process that died without a word: its kernel has sent the reset, before the other end heard of it.
+function drawDeath(layout: Layout, connection: Connection, heard: Call, side: Side): string[] {
+  const [x, to] = [layout.x((1 - side) as Side, connection), inside(layout, connection, side)];
+  const arrives = layout.ended(heard);
+  const spans: Span[] = [["note bad", layout.words.rst]];
+  return [
+    arrow("bad", x, arrives - SIZE.hop, to, arrives),
+    onTheWay([x, to], arrives - SIZE.hop, arrives, spans),
   ];
 }
 
@@ -134,7 +151,7 @@ function drawOpening(layout: Layout, connection: Connection, opening: Link): str
   const other = (1 - side) as Side;
   const [x, far] = [layout.x(side, connection), layout.x(other, connection)];
   const y = layout.began(from);
-  const straight = isAwaited(layout, opening);
+  const straight = isAwaited(layout, connection, opening);
   const end = straight ? layout.ended(to) : y + SIZE.hop;
   const drawn = [
     arrow(color, x, y, inside(layout, connection, other), end),
@@ -156,12 +173,19 @@ export function drawRefusal(layout: Layout, call: Call, side: Side): string[] {
   ];
 }
 
-// Whether the receiver was waiting for it, and got it at once: else it waits, and be it for the receiver
-// to have its turn.
-function isAwaited(layout: Layout, { from, to }: Link): boolean {
-  if (!layout.has(to) || layout.isFolded(to)) return false;
+// Whether the receiver was waiting and got it at once: else it waits, and be it for the receiver to have
+// its turn. (What the same end sends meanwhile would cross it.)
+function isAwaited(layout: Layout, connection: Connection, { from, to }: Link): boolean {
+  if (!layout.has(to) || layout.isFolded(to) || to.began > from.began) return false;
+  const { rows, begins, ends } = layout.plan;
+  const side = rows[begins.get(from)!]!.side;
+  const between = rows.slice(begins.get(from)! + 1, ends.get(to)!);
   const drop = layout.ended(to) - layout.began(from);
-  return to.began <= from.began && drop > 0 && drop < 2.5 * SIZE.row;
+  return (
+    drop > 0 &&
+    drop < 2.5 * SIZE.row &&
+    !between.some((row) => row.connection === connection && row.side === side && row.part !== "end")
+  );
 }
 
 function inside(layout: Layout, connection: Connection, side: Side): number {

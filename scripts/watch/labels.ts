@@ -38,8 +38,8 @@ export class Labels {
 
   #spans(call: Call, part: Row["part"]): [what: Span[], result: Span[]] {
     const { words } = this;
-    if (call.call === "exit") return [[["word", `${words.exit} ${call.args}`]], []];
-    if (call.call === "signal") return [[["word", `${words.signal} ${call.args}`]], []];
+    if (call.call === "exit") return [[["word", words.exit(call.args)]], []];
+    if (call.call === "signal") return [[["word", words.signal(call.args)]], []];
     const what: Span[] = [];
     if (call.thread) what.push(["soft", `${words.thread} ${call.thread} `]);
     const number = this.#numbers.get(`${actorOf(call)}/${call.on ?? call.made?.name}`);

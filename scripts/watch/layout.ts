@@ -1,7 +1,7 @@
 // Where everything is: a row's height, a side's line, and the lane of each connection.
 
 import { type Label, Labels } from "./labels.ts";
-import { type Call, closeOf, type Connection, type End, type Side } from "./model.ts";
+import { breakOf, type Call, closeOf, type Connection, type End, type Side } from "./model.ts";
 import type { Plan } from "./rows.ts";
 import type { Language } from "./words.ts";
 
@@ -89,10 +89,10 @@ export class Layout {
     return this.y[this.plan.ends.get(call)!]!;
   }
 
-  /** Where an end is gone: at its close, or not before the picture's end. */
-  closed(end: End): number {
-    const close = closeOf(end);
-    return this.has(close) ? this.ended(close) : this.floor;
+  /** Where an end is gone: at its close, or where the other heard that it is; else it stays. */
+  closed({ ends }: Connection, end: End): number {
+    const gone = closeOf(end) ?? breakOf(ends[1 - end.side]);
+    return this.has(gone) ? this.ended(gone) : this.floor;
   }
 }
 

@@ -223,6 +223,11 @@ export function closeOf({ calls, exit }: End): Call | undefined {
   return calls.find(({ call }) => /^(close|reset)$/.test(call)) ?? exit;
 }
 
+/** The call that told an end that the connection had been reset. */
+export function breakOf(end: End | undefined): Call | undefined {
+  return end?.calls.find(({ error }) => error === "ECONNRESET");
+}
+
 function ending(from: End, to: End): Link[] {
   const end = endOf(from);
   const heard = to.calls.find(

@@ -27,6 +27,7 @@ export interface Plan {
 
 /** Those that may wait for something: all others return at once. */
 const WAITS = /^(accept|connect|recv|select|send|wait|datagram)/;
+const SOON = 20; // ms
 const MOST_SENDING = 2; // ms: a send that took no longer did not wait, the machine was busy
 
 export function plan(story: Story): Plan {
@@ -111,12 +112,13 @@ function inOrder(moments: Row[], connections: Connection[]): Row[] {
   return [...order];
 }
 
-// A call that began and returned with nothing in between takes one row.
+// A call that began and soon returned, with nothing in between, takes one row.
 function join(rows: Row[]): Row[] {
   const joined: Row[] = [];
   for (const row of rows) {
     const last = joined.at(-1);
-    if (row.part === "end" && last?.call === row.call) last!.part = "both";
+    if (row.part === "end" && last?.call === row.call && row.at - last!.at < SOON)
+      last!.part = "both";
     else joined.push({ ...row });
   }
   return joined;

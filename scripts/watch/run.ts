@@ -55,8 +55,9 @@ export function wordsOf(command: string): string[] {
 }
 
 /**
- * Runs them all, and resolves when all have ended. The first one, where it goes on for ever, is sent a
- * SIGTERM when the others have ended and nothing happens any more; unless it is to `stay`.
+ * Runs them all, and resolves when all have ended: the first until it listens, then each of the others
+ * until it has connected, so that their order is sure. The first one, where it goes on for ever, is sent
+ * a SIGTERM when the others have ended and nothing happens any more; unless it is to `stay`.
  */
 export async function run(
   commands: string[],
@@ -65,13 +66,17 @@ export async function run(
   signal: AbortSignal,
 ): Promise<void> {
   const [first = "", ...others] = commands;
-  const server = start(first, 0, others.length === 0, into, signal);
-  if (others.length === 0) return server.exited;
-  const port = await Promise.race([server.listening, server.exited]);
-  const clients = others.map((command, i) => {
-    const typed = i === others.length - 1;
-    return start(command.replaceAll("{port}", port ?? "0"), i + 1, typed, into, signal);
-  });
+  const alone = others.length === 0;
+  const server = start(first, 0, alone, into, signal);
+  if (alone) return server.exited;
+  const port = (await Promise.race([server.listening, server.exited])) ?? "0";
+  const clients: ReturnType<typeof start>[] = [];
+  for (const command of others) {
+    const script = clients.length + 1;
+    const client = start(command.replaceAll("{port}", port), script, script === 1, into, signal);
+    clients.push(client);
+    await Promise.race([client.connected, client.exited]);
+  }
   await Promise.all(clients.map(({ exited }) => exited));
   if (stay) return server.exited;
   let over = false;
@@ -81,7 +86,7 @@ export async function run(
   await server.exited;
 }
 
-// The first one is heard for where it listens. One can type into the last one.
+// The first one is heard for where it listens. One can type into the second.
 function start(
   command: string,
   script: number,
@@ -102,9 +107,15 @@ function start(
   };
   const stopLate = () => setTimeout(() => child.exitCode === null && stop(), HEARD_MS);
   signal.addEventListener("abort", stopLate);
-  const { promise: listening, resolve } = Promise.withResolvers<string>();
-  const reading = [gatherCalls(child.stderr, (call) => into.add({ ...call, script }))];
-  if (child.stdout !== undefined) reading.push(passOn(child.stdout, resolve));
+  const listening = Promise.withResolvers<string>();
+  const connected = Promise.withResolvers<void>();
+  const reading = [
+    gatherCalls(child.stderr, (call) => {
+      into.add({ ...call, script });
+      if (/^(connect|datagram)$/.test(call.call)) connected.resolve();
+    }),
+  ];
+  if (child.stdout !== undefined) reading.push(passOn(child.stdout, listening.resolve));
   const exited = (async () => {
     const code = await child.exited;
     signal.removeEventListener("abort", stopLate);
@@ -112,7 +123,7 @@ function start(
     await Promise.race([Promise.all(reading), Bun.sleep(QUIET_MS)]);
     into.note(script, child.pid, "exit", String(code));
   })();
-  return { listening, exited, stop };
+  return { listening: listening.promise, connected: connected.promise, exited, stop };
 }
 
 // Its output is ours; `listening on HOST:PORT` is in its first lines.

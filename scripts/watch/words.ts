@@ -1,6 +1,8 @@
 // What a picture says, in both languages.
 
-export type Language = "en" | "ko";
+export const LANGUAGES = ["en", "ko"] as const;
+
+export type Language = (typeof LANGUAGES)[number];
 
 export const WORDS = {
   en: {
@@ -12,8 +14,8 @@ export const WORDS = {
     refused: "refused: nobody listens there",
     lost: "never received",
     returns: "returns",
-    exit: "exits with",
-    signal: "gets",
+    exit: (code: string) => `exits with ${code}`,
+    signal: (name: string) => `gets ${name}`,
     thread: "thread",
     again: (n: number) => `${n.toLocaleString("en")} more calls like these`,
     more: (n: number) => `and ${n} more ${n === 1 ? "connection" : "connections"}`,
@@ -30,22 +32,22 @@ export const WORDS = {
   },
   ko: {
     bytes: (n: number) => `${n.toLocaleString("en")}바이트`,
-    other: "반대쪽 끝",
+    other: "상대편",
     opens: "연결 요청",
     fin: "FIN: 더 보낼 데이터 없음",
     rst: "RST: 연결 강제 종료",
-    refused: "거부됨: 듣고 있는 서버 없음",
+    refused: "연결 거부: 이 포트에서 듣는 서버 없음",
     lost: "수신되지 않음",
     returns: "반환",
-    exit: "종료 코드",
-    signal: "시그널",
+    exit: (code: string) => `종료 코드 ${code}`,
+    signal: (name: string) => `${name} 수신`,
     thread: "스레드",
     again: (n: number) => `같은 호출 ${n.toLocaleString("en")}번 반복`,
     more: (n: number) => `외 연결 ${n}개`,
     cut: (n: number) => `이후 호출 ${n.toLocaleString("en")}번은 그리지 않음`,
     legend: {
       wait: "블로킹 중인 호출",
-      buffer: "전송되어 수신을 기다리는 데이터",
+      buffer: "보냈지만 아직 수신되지 않은 데이터",
       queue: "백로그에서 대기",
       half: "FIN을 보냄, 수신은 가능",
       closed: "닫힘",
