@@ -247,7 +247,12 @@ describe.each(documents)("the two languages of %s", (one, other) => {
   test("name the same flags, files and links", () => {
     const links = (of: string) =>
       linksOf(of)
-        .map((link) => link.replace(".ko.md", ".md").replace(/\bko\//, "en/"))
+        .map((link) =>
+          link
+            .replace(".ko.md", ".md")
+            .replace(/\bko\//, "en/")
+            .replace(".ko.svg", ".en.svg"),
+        )
         .sort();
     expect(links(translated)).toEqual(links(text));
     const flags = (of: string) => [...new Set(of.match(/--[a-z][\w-]*/g))].sort();
