@@ -18,7 +18,14 @@ export function htons(host: number): number {
   return LITTLE ? ((host & 0xff) << 8) | (host >>> 8) : host;
 }
 
-/** A 32-bit number from host to network order, unsigned: Python's `socket.htonl`. */
+/**
+ * A 32-bit number from host to network order, unsigned: Python's `socket.htonl`. `RangeError` for a number
+ * that does not fit.
+ *
+ * @example
+ * const bytes = Buffer.from(Uint32Array.of(htonl(1)).buffer); // as they lie in memory
+ * console.log(bytes.toString("hex")); // "00000001"
+ */
 export function htonl(host: number): number {
   checkCount("a 32-bit number", host, 0, 0xffff_ffff);
   if (!LITTLE) return host;
@@ -26,8 +33,18 @@ export function htonl(host: number): number {
   return swapped >>> 0;
 }
 
-/** A 16-bit number from network to host order: Python's `socket.ntohs`. The same swap. */
+/**
+ * A 16-bit number from network to host order: Python's `socket.ntohs`. The same swap as `htons`.
+ *
+ * @example
+ * ntohs(htons(4000)); // 4000
+ */
 export const ntohs: (network: number) => number = htons;
 
-/** A 32-bit number from network to host order, unsigned: Python's `socket.ntohl`. The same swap. */
+/**
+ * A 32-bit number from network to host order, unsigned: Python's `socket.ntohl`. The same swap as `htonl`.
+ *
+ * @example
+ * ntohl(htonl(4000)); // 4000
+ */
 export const ntohl: (network: number) => number = htonl;

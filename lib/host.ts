@@ -5,7 +5,12 @@ import { hostname } from "node:os";
 
 import { SocketError } from "./errors.ts";
 
-/** This machine's name, as the system has it: Python's `gethostname`, gethostname(2). */
+/**
+ * This machine's name: Python's `gethostname`, gethostname(2).
+ *
+ * @example
+ * console.log(`working on ${gethostname()}`);
+ */
 export function gethostname(): string {
   return hostname();
 }
@@ -32,6 +37,9 @@ export async function gethostbyname(name: string): Promise<string> {
 /**
  * The fully qualified name of a machine; `name` itself if no better one is found. Never rejects.
  * Python's `getfqdn`.
+ *
+ * @example
+ * await getfqdn("no-such-name.invalid"); // "no-such-name.invalid"
  */
 export async function getfqdn(name = gethostname()): Promise<string> {
   try {
@@ -44,7 +52,12 @@ export async function getfqdn(name = gethostname()): Promise<string> {
   }
 }
 
-/** The IPv4 address that this machine's own name resolves to; `127.0.0.1` if it does not resolve. */
+/**
+ * The IPv4 address that this machine's own name resolves to; `127.0.0.1` if it does not resolve.
+ *
+ * @example
+ * using server = listen({ host: await ownAddress(), port: 0 });
+ */
 export function ownAddress(): Promise<string> {
   return gethostbyname(gethostname()).catch(() => "127.0.0.1");
 }
