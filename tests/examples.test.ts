@@ -63,12 +63,20 @@ function programsIn(page: string): Example[] {
   return blocks.map(([, code], i) => ({ title: `${page} ${i + 1}`, code: code! }));
 }
 
-/** What examples use and do not declare, and what is to be done after them. */
-const AROUND: Record<string, { before: string; after?: string }> = {
-  signal: { before: `const { signal } = new AbortController();` },
-  clients: { before: `const clients: Socket[] = [];` },
-  // A client comes, sends a line and FIN, and receives until EOF; then the server is closed.
-  server: {
+/** What examples use and do not declare, and what is done after them. Of the same name, the first that fits. */
+interface Surroundings {
+  name: string;
+  /** For examples that use this. */
+  with?: string;
+  before: string;
+  after?: string;
+}
+
+const AROUND: Surroundings[] = [
+  { name: "signal", before: `const { signal } = new AbortController();` },
+  { name: "clients", before: `const clients: Socket[] = [];` },
+  {
+    name: "server", // one client sends a line and FIN, and receives until EOF; then the server is closed
     before: `using server = listen({ port: 0 });
       connect(server.address).then(async (visitor) => {
         await visitor.sendAll("hello\\n");
@@ -78,15 +86,44 @@ const AROUND: Record<string, { before: string; after?: string }> = {
         server.close();
       });`,
   },
-  // The other end has sent a line and FIN.
-  conn: {
+  {
+    name: "conn", // the other end is a WebSocket client
+    with: "acceptWebSocket",
+    before: `const { near: conn, far: other } = await socketpair();
+      openWebSocket(other).then(async (client) => {
+        await client.send("hello");
+        for await (const message of client) {
+          console.log("the other end received: " + message);
+          await client.close();
+        }
+      });`,
+  },
+  {
+    name: "conn", // the other end is a WebSocket server
+    with: "openWebSocket",
+    before: `const { near: conn, far: other } = await socketpair();
+      acceptWebSocket(other).then(async (server) => {
+        for await (const message of server!) console.log("the other end received: " + message);
+      });`,
+    after: `await socket.close();`,
+  },
+  {
+    name: "conn", // the other end has sent a line and FIN
     before: `const { near: conn, far: other } = await socketpair();
       await other.sendAll("hello\\n");
       other.shutdown("write");`,
     after: `conn.close();
       console.log("the other end received: " + Buffer.concat(await Array.fromAsync(other)));`,
   },
-};
+];
+
+function around(code: string): Surroundings[] {
+  const fitting = AROUND.filter(
+    ({ name, with: other = name }) =>
+      uses(code, name) && !declares(code, name) && uses(code, other),
+  );
+  return fitting.filter(({ name }, i) => fitting.findIndex((one) => one.name === name) === i);
+}
 
 /** What an example must have printed, besides the values in it. */
 const PRINTS: Record<string, string> = {
@@ -94,6 +131,8 @@ const PRINTS: Record<string, string> = {
   "lib/framing.ts messages": "hello\n",
   "lib/serve.ts serve": "the visitor received: hello\n",
   "lib/socket/connection.ts Socket": "the other end received: hello\n",
+  "lib/websocket.ts acceptWebSocket": "the other end received: hello\n",
+  "lib/websocket.ts openWebSocket": "the other end received: hello\n",
 };
 
 const uses = (code: string, name: string) =>
@@ -107,13 +146,13 @@ const WITH_VALUE =
 
 function programOf({ code }: Example): string {
   if (/^import /m.test(code)) return code.replaceAll(`"./lib/`, `"${root}lib/`);
-  const around = Object.keys(AROUND).filter((name) => uses(code, name) && !declares(code, name));
+  const surroundings = around(code);
   const parts = [
-    ...around.map((name) => AROUND[name]!.before),
+    ...surroundings.map(({ before }) => before),
     code.replace(WITH_VALUE, (_, expression, first, rest) => {
       return `check(${expression}, ${JSON.stringify(first + rest)});`;
     }),
-    ...around.map((name) => AROUND[name]!.after ?? ""),
+    ...surroundings.map(({ after = "" }) => after),
     `function check(value: unknown, told: string): void {
       const shown = Bun.inspect(value);
       if (!told.startsWith(shown)) throw new Error(shown + ", not " + told);
