@@ -315,6 +315,15 @@ test("fail() ends the program even when nobody takes what it printed", async () 
   await outer.until(/error: enough\nexit 1\n/, "stderr");
 });
 
+test("the highest port is a port: 65535 reaches connect, 65536 is refused", async () => {
+  await using highest = script("echo-client", ["--port", "65535", "--message", "x"]);
+  expect(await highest.exit()).toBe(1);
+  expect(highest.stderr).toMatch(/^error: cannot connect to 127\.0\.0\.1:65535: .*\n$/);
+  await using above = script("echo-client", ["--port", "65536", "--message", "x"]);
+  expect(await above.exit()).toBe(2);
+  expect(above.stderr).toBe('error: --port must be a whole number from 1 to 65535, not "65536"\n');
+});
+
 test("a HOST of the environment that cannot be listened on is named as the reason", async () => {
   await using server = script("echo-server", ["--port", "0"], { HOST: "192.0.2.1" });
   expect(await server.exit()).toBe(1);

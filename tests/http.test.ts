@@ -8,7 +8,10 @@ import { Process, python, recvAll, script, testPython, PATIENCE_MS } from "./hel
 setDefaultTimeout(PATIENCE_MS);
 
 describe("http-server and http-client", () => {
-  const curl = Bun.which("curl") === null ? test.skip : test;
+  function curl(name: string, body: () => Promise<void>): void {
+    if (Bun.which("curl") !== null) test(name, body);
+    else test.skip(`${name} (skipped: no curl)`, body);
+  }
 
   /** Sends raw bytes and FIN, and gives the whole reply. */
   async function ask(port: number, request: string): Promise<string> {
@@ -148,11 +151,26 @@ print(s.server_address[1]); s.serve_forever()`);
       ["HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nshort", "sent 5 of 100 bytes"],
       ["", "did not answer in HTTP"],
     ]) {
-      await using odd = python(`
-conn, _ = listen().accept(); recv_all(conn); conn.sendall(b"${reply}"); conn.close()`);
+      await using odd = replying(reply!);
       await using client = script("http-client", ["--port", `${await odd.port()}`]);
       expect(await client.exit()).toBe(1);
       expect(client.stderr).toContain(`error: 127.0.0.1:${await odd.port()} ${told}\n`);
+    }
+  });
+
+  /** A server that answers one request with these bytes. */
+  function replying(reply: string): Process {
+    return python(`
+conn, _ = listen().accept(); recv_all(conn); conn.sendall(b"${reply}"); conn.close()`);
+  }
+
+  testPython("a status that has no body is whole, whatever length its head tells", async () => {
+    for (const status of ["204 No Content", "304 Not Modified"]) {
+      await using server = replying(`HTTP/1.1 ${status}\\r\\nContent-Length: 100\\r\\n\\r\\n`);
+      await using client = script("http-client", ["--port", `${await server.port()}`]);
+      expect(await client.exit(), client.stderr).toBe(0);
+      expect(client.stderr).toBe(`${status}\n`);
+      expect(client.stdout).toBe("");
     }
   });
 });

@@ -4,7 +4,7 @@ import { expect, test, setDefaultTimeout } from "bun:test";
 
 import { select } from "../lib/select.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
-import { failure, fill, pair, python, testPython, turn, PATIENCE_MS } from "./helpers.ts";
+import { failure, fill, pair, PATIENCE_MS, Process, python, testPython, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -98,16 +98,44 @@ test("refuses a time that makes no sense, and to wait for nothing for ever", asy
   expect(await failure(select([both.near], [], [], "1" as any))).toBeInstanceOf(TypeError);
 });
 
-test("a loop in which something is always ready starves neither I/O nor timers", async () => {
+test("a timeout that is longer than timers take waits all the same", async () => {
   using both = await pair();
-  let timer = false;
-  setTimeout(() => (timer = true), 5);
-  const received = both.far.recv(10);
-  both.near.sendAll("hello");
-  let got = "";
-  received.then((chunk) => (got = String(chunk)));
-  while (!timer || got === "") await select([], [both.near], [], 0); // always writable
-  expect(got).toBe("hello");
+  const waiting = select([both.far], [], [], 2 ** 31);
+  await select([], [], [], 20); // a timer with 2 ** 31 ms would have fired by now: Node takes 1 ms for it
+  await both.near.sendAll("x");
+  expect((await waiting)[0]).toEqual([both.far]);
+});
+
+/** A program over `near` and `far`, in a process of its own: one that hangs is killed with its test. */
+function program(body: string): Process {
+  const code = `
+    import { select } from "./lib/select.ts";
+    import { socketpair } from "./lib/socket.ts";
+    const { near, far } = await socketpair();
+    ${body}`;
+  return new Process([process.execPath, "-e", code]);
+}
+
+test("a loop in which something is always ready starves neither I/O nor timers", async () => {
+  await using looping = program(`
+    let timer = false;
+    setTimeout(() => (timer = true), 5);
+    let got = "";
+    far.recv(10).then((chunk) => (got = String(chunk)));
+    near.sendAll("hello");
+    while (!timer || got === "") await select([], [near], [], 0); // always writable
+    console.log(got);
+    process.exit();`);
+  expect(await looping.exit(), looping.stderr).toBe(0);
+  expect(looping.stdout).toBe("hello\n");
+});
+
+test("a timeout that was not needed keeps no process alive", async () => {
+  await using ending = program(`
+    await select([], [near], [], 3_600_000);
+    near.close();
+    far.close();`);
+  expect(await ending.exit(), ending.stderr).toBe(0);
 });
 
 test("several loops and waits go on side by side", async () => {

@@ -48,12 +48,23 @@ describe("weather-receiver and weather-sender", () => {
     await receiver.until(/warning: connection with .*: connection reset by peer/, "stderr");
   });
 
+  test("a character that is cut in two by a chunk is whole again", async () => {
+    await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
+    using sensor = await connect({ port: await receiver.port() });
+    const [before, after] = [Buffer.from("first\n15 °").subarray(0, -1), Uint8Array.of(0xb0)];
+    await sensor.sendAll(before);
+    await receiver.until(/Data: first\n/); // with it came the first byte of `°`
+    await sensor.sendAll(after);
+    sensor.shutdown("write");
+    await receiver.until(/Data: 15 °\nno more data\.\n/);
+  });
+
   test("a reading without end ends its connection, with one line", async () => {
     await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
     using sensor = await connect({ port: await receiver.port() });
     sensor.sendAll("x".repeat(1 << 20)).catch(() => {});
     await receiver.until(/^warning: connection with .* over 1024 characters$/m, "stderr");
-    await failure(recvAll(sensor)).catch(() => {});
+    expect((await failure(recvAll(sensor))).code).toBe("ECONNRESET"); // it has not read all
   });
 
   test("--readings; a value that is no number is named", async () => {
