@@ -1,5 +1,5 @@
-// WebSocket, RFC 6455, over a connection that is there already: the opening handshake of both sides,
-// messages in both directions, and the closing handshake.
+// WebSocket, RFC 6455, over an open connection: the opening handshake of both sides, messages in both
+// directions, and the closing handshake.
 
 import { formatAddress } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
@@ -20,15 +20,15 @@ export type Message = string | Buffer;
 export interface Options {
   /** The longest message that is accepted. Default: 1 MiB. */
   maxBytes?: number;
-  /** Ends the loop over the messages, once those are read that had come; the peer is told 1001, "going away". */
+  /** Ends the loop over the messages when those received so far are read, and closes with 1001, "going away". */
   signal?: AbortSignal;
 }
 
 /**
- * The server's side of the opening handshake. Gives null when no WebSocket was asked for, or it had to
- * be refused: that has been answered then, and the connection is of no further use. Refused are what
- * is no HTTP (400) or too long (431), methods but GET (405), other versions (426), and pages of other
- * sites (403): without that, any page that somebody opens could speak in his name.
+ * The server's side of the opening handshake. Gives null if the request was not for a WebSocket, or was
+ * refused; it has been answered then, and the connection should be closed. Refused are requests that are no
+ * HTTP (400) or too long (431), methods other than GET (405), other versions (426), and pages of other sites
+ * (403): without that check, any page in a user's browser could connect with the user's rights.
  *
  * Rejects as `recv` and `sendAll` do.
  *
@@ -41,7 +41,7 @@ export async function acceptWebSocket(
   options: Options & handshake.Policy = {},
 ): Promise<WebSocketConnection | null> {
   const head = await handshake.receiveHead(conn);
-  if (head === "") return null; // browsers open connections ahead, and may not need them
+  if (head === "") return null; // browsers open spare connections, and close them unused
   const answer = handshake.answerTo(head, options);
   await conn.sendAll(answer);
   if (answer.startsWith(handshake.SWITCHED)) return new WebSocketConnection(conn, true, options);
@@ -51,10 +51,10 @@ export async function acceptWebSocket(
 }
 
 /**
- * The client's side of the opening handshake. `host` is the server's name and port as in a URL (the
- * address that `conn` is connected to, if not given), `path` what follows it there (`/`).
+ * The client's side of the opening handshake. `host` is the server's name and port as in a URL (default: the
+ * address that `conn` is connected to), `path` the path of the URL (default: `/`).
  *
- * Rejects with `EPROTO` when the server will not or cannot speak WebSocket, its answer in the error's
+ * Rejects with `EPROTO` when the server refuses or does not speak WebSocket, with its answer in the error's
  * `reason`; and as `recv` and `sendAll` do.
  *
  * @example
@@ -79,12 +79,12 @@ export async function openWebSocket(
 }
 
 /**
- * Messages over a connection, either side. It answers pings by itself while somebody receives. Who
- * awaits `send` before he receives on has bounded memory: a peer that does not take its replies is not
- * read any further.
+ * Messages over a connection, for clients and servers. Pings are answered while a receive is under way. If
+ * each `send` is awaited before the next receive, memory is bounded: nothing more is received from a peer that
+ * does not take its replies.
  */
 export class WebSocketConnection implements AsyncIterable<Message> {
-  /** How the peer has closed; the code is 1005 where it did not say (RFC 6455, section 7.4). */
+  /** The peer's Close frame; the code is 1005 if it had none in it (RFC 6455, section 7.4). */
   peerClose: { readonly code: number; readonly reason: string } | null = null;
   readonly #conn: Socket;
   readonly #isServer: boolean;
@@ -113,11 +113,11 @@ export class WebSocketConnection implements AsyncIterable<Message> {
   }
 
   /**
-   * The closing handshake: tells the peer, receives its answer, and ends the connection; after 2 s
-   * without one, too. What the peer has sent meanwhile is dropped. Twice is fine.
+   * The closing handshake: sends a Close frame, waits for the peer's, at most 2 s, and closes the connection.
+   * Messages that come meanwhile are dropped. Closing twice is fine.
    *
-   * Rejects with `RangeError` for a `code` that nobody may send (RFC 6455, section 7.4) and a `reason`
-   * of more than 123 bytes; not otherwise: the connection is over.
+   * Rejects with `RangeError` for a `code` that must not be sent (RFC 6455, section 7.4) and a `reason`
+   * of more than 123 bytes, and never otherwise.
    */
   async close(code = 1000, reason = ""): Promise<void> {
     const says = frames.closing(code, reason);
@@ -125,12 +125,12 @@ export class WebSocketConnection implements AsyncIterable<Message> {
   }
 
   /**
-   * The messages as they come, until the peer closes; the connection is over then. Breaking out closes
-   * nothing and loses nothing.
+   * The messages as they come, until the peer closes; then the connection is closed. Breaking out of the loop
+   * closes nothing and loses nothing.
    *
    * Rejects when the peer breaks the protocol (`EPROTO`), sends text that is not UTF-8 (`EILSEQ`) or more
-   * than `maxBytes` (`EMSGSIZE`): it has been told (1002, 1007, 1009), and the connection is over. With
-   * `EINCOMPLETE` when that ends without a closing handshake; and as `recv` does.
+   * than `maxBytes` (`EMSGSIZE`); the peer gets a Close frame (1002, 1007, 1009), and the connection is closed. With
+   * `EINCOMPLETE` when the connection ends without a closing handshake; and as `recv` does.
    */
   [Symbol.asyncIterator](): AsyncIterator<Message, undefined> {
     return { next: () => this.#next() };
@@ -151,7 +151,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     return { value: undefined, done: true };
   }
 
-  // The next message; null when none will come.
+  // The next message; null after the peer's Close frame, or when we close.
   async #receive(): Promise<Message | null> {
     for (;;) {
       const frame = this.#frames.next().value;
@@ -167,7 +167,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     }
   }
 
-  // Receives more. False where the end is no surprise: we close, or the signal has come and all is read.
+  // Receives more. False at an expected end: we are closing, or the signal has aborted and all is read.
   async #read(): Promise<boolean> {
     const signal = this.#signal;
     const chunk = await this.#conn.recv(CHUNK, { signal }).catch((error: unknown) => {
@@ -180,7 +180,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     throw this.#error("EINCOMPLETE", "recv", "it ended without a closing handshake");
   }
 
-  // What breaks the protocol is told to the peer, and then here.
+  // An error of the protocol is sent to the peer in a Close frame, and then thrown here.
   async #fail(error: unknown): Promise<never> {
     if (!(error instanceof frames.Breach)) throw error;
     await (this.#over = this.#end(frames.closing(error.status, error.message), true));
@@ -192,14 +192,15 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     const tooSlow = setTimeout(() => conn.close(), CLOSE_MS);
     try {
       await this.#send(frames.CLOSE, says);
-      // The peer's answer comes to who is receiving, or else to us.
+      // The peer's Close frame is read by the receive that is under way, or else here.
       if (!isAnswer) await this.#receiving;
       while (!isAnswer && this.peerClose === null && (await this.#receive()) !== null);
-      // The server is the one to hang up. Behind the peer's Close nothing comes that could be in its way.
+      // The server closes the TCP connection first. After the peer's Close frame no data comes that could make
+      // the kernel reset it.
       if (this.#isServer) conn.shutdown("write");
       if (!this.#isServer || this.peerClose === null) await handshake.drain(conn);
     } catch {
-      // A connection that breaks is over, too.
+      // The connection broke, so there is nothing left to close.
     } finally {
       clearTimeout(tooSlow);
       conn.close();

@@ -1,7 +1,7 @@
 const help = `
 WebSocket client by hand: sends line after line as messages and prints each reply. An empty line, or the
 end of the input, closes.
-Named in tutorial 002, "웹소켓"; RFC 6455 has all of it.
+Named in tutorial 002, "웹소켓"; the protocol is RFC 6455.
 
   terminal 1:  bun run scripts/websocket-server.ts
   terminal 2:  bun run scripts/websocket-client.ts --message hello      (without, it asks for lines)
@@ -18,7 +18,7 @@ const { host, port, path, message, signal } = cli(help, {
   message: { type: "string", about: "send this instead of asking" },
 });
 if (!path.startsWith("/")) refuse(`--path must begin with /, not "${path}"`);
-// In a request a path is ASCII without blanks: anything else is percent-encoded, as browsers do it.
+// A path in a request is ASCII without blanks; everything else is percent-encoded, as browsers do it.
 const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
 const name = formatAddress({ host, port });
@@ -28,7 +28,7 @@ if (process.stdin.isTTY && message === undefined) {
   console.error(`connected to ${name}: type lines, an empty one ends`);
 }
 
-// Receiving goes on while we wait for the keyboard: the server may say something unasked, or close.
+// Receive also while we wait for the keyboard: the server may send something unasked, or close.
 let closing = false;
 let replied = Promise.withResolvers<void>();
 const receiving = receive();
@@ -48,8 +48,8 @@ async function receive(): Promise<void> {
     await print(`>${peerText(typeof reply === "string" ? reply : `(${reply.length} bytes)`)}`);
     replied.resolve();
   }
-  if (signal.aborted) process.exit(0); // the keyboard would keep us waiting
+  if (signal.aborted) process.exit(0); // do not wait for the keyboard
   const { code, reason } = socket.peerClose!;
-  const why = `${code} ${reason}`.trim().replace(/\p{Cc}/gu, "?"); // it must not command our terminal
+  const why = `${code} ${reason}`.trim().replace(/\p{Cc}/gu, "?"); // no control characters on our terminal
   if (!closing) await fail(`${name} has closed the connection: ${why}`);
 }

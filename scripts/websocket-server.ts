@@ -1,14 +1,14 @@
 const help = `
-WebSocket server by hand: every message comes back as what it was, text or binary. Opened in a browser,
-it is a page that does it: type, press Enter, and the reply appears below.
-Named in tutorial 002, "웹소켓"; RFC 6455 has all of it.
+WebSocket server by hand: sends every message back as it came, text or binary. In a browser it shows a page
+that talks to it: type, press Enter, and the reply appears below.
+Named in tutorial 002, "웹소켓"; the protocol is RFC 6455.
 
   terminal 1:  bun run scripts/websocket-server.ts
   terminal 2:  bun run scripts/websocket-client.ts      (or http://127.0.0.1:8001/ in a browser)
 
-A WebSocket begins as a request of HTTP and goes on as messages, both ways at once, over the same TCP
-connection: it is the way from a page in a browser to a socket. Any site's page may try to connect from
-its reader's browser, which tells the page's site (Origin): one that is not from here gets 403.
+A WebSocket begins as an HTTP request and continues with messages in both directions over the same TCP
+connection: it connects a page in a browser with a socket. The page of any site can try to connect; the browser
+names the site (Origin), and a page of another site gets 403.
 `;
 
 import { formatAddress } from "../lib/address.ts";
@@ -25,7 +25,7 @@ await serve(server, echo, { ...limits, onError: warn });
 async function echo(conn: Socket): Promise<void> {
   const socket = await acceptWebSocket(conn, { page, signal });
   if (socket === null) return; // that was the page, or a refusal
-  // The next message is not received before this one is taken: who only sends has to wait, too.
+  // The next message is received when this one is sent: a client that only sends has to wait.
   for await (const message of socket) await socket.send(message);
 }
 
@@ -65,13 +65,13 @@ function page(path: string): string | undefined {
       (state.textContent = "connection closed (" + code + "): press Enter to connect again");
     socket.onmessage = ({ data }) => {
       const reply = document.createElement("li");
-      reply.textContent = data; // as text, whatever it holds
+      reply.textContent = data; // as text: tags in it have no effect
       replies.append(reply);
       reply.scrollIntoView({ block: "nearest" });
     };
   }
 
-  // A form's submit, and not the key: the Enter that ends a Korean syllable submits nothing yet.
+  // The form's submit event, not the key: with a Korean input method, Enter may just end a syllable.
   form.onsubmit = (event) => {
     event.preventDefault();
     if (socket.readyState === WebSocket.CLOSED) return connect();

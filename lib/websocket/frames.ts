@@ -1,12 +1,12 @@
-// The frames of RFC 6455, section 5, without a socket: from a message to bytes, and from bytes, however
-// they are cut, back to messages.
+// The frames of RFC 6455, section 5, without a socket: encodes a message as bytes, and decodes messages from
+// bytes that come in any pieces.
 
 import { toBytes } from "../socket/check.ts";
 import { Inbox } from "../socket/queues.ts";
 
 export const [TEXT, BINARY, CLOSE, PING, PONG] = [1, 2, 8, 9, 10] as const;
 
-/** What the peer did against the protocol: the status to tell it in a Close frame, and the errno. */
+/** The peer has broken the protocol: the status for a Close frame, and the error code. */
 export class Breach extends Error {
   status = 1002;
   code = "EPROTO";
@@ -35,9 +35,9 @@ export function encode(opcode: number, data: string | Uint8Array, key?: number):
   return frame;
 }
 
-/** A copy with the mask put on, or taken off: byte i is XORed with byte i % 4 of the key. */
+/** A masked copy; of masked bytes, an unmasked one: byte i is XORed with byte i % 4 of the key. */
 export function masked(bytes: Uint8Array, key: number): Buffer {
-  // Four at a time. The copy begins at a word's boundary in memory; what was received need not.
+  // Four bytes at a time: the copy is aligned for Int32Array, which the received bytes need not be.
   const words = new Int32Array((bytes.length + 3) >> 2);
   const copy = Buffer.from(words.buffer, 0, bytes.length);
   copy.set(bytes);
@@ -56,13 +56,13 @@ export function textOf(payload: Buffer): string {
   }
 }
 
-// Whether a Close frame may say it: RFC 6455, section 7.4, and the registry that it opened.
+// Whether a Close frame may have this code: RFC 6455, section 7.4, and IANA's registry of WebSocket codes.
 function maySay(code: number): boolean {
   const isReserved = code < 1000 || code === 1004 || code === 1005 || code === 1006 || code > 1014;
   return Number.isInteger(code) && (!isReserved || (code >= 3000 && code <= 4999));
 }
 
-/** What a Close frame carries. */
+/** The payload of a Close frame. */
 export function closing(code: number, reason = ""): Buffer {
   if (!maySay(code)) throw new RangeError(`no Close frame may have the code ${Bun.inspect(code)}`);
   const bytes = Buffer.byteLength(reason);
@@ -70,7 +70,7 @@ export function closing(code: number, reason = ""): Buffer {
   return Buffer.concat([Buffer.of(code >> 8, code), Buffer.from(reason)]);
 }
 
-/** What a Close frame says; the code 1005 stands for nothing. */
+/** Code and reason of a Close frame; the code is 1005 if its payload is empty. */
 export function closeOf(payload: Buffer): { code: number; reason: string } {
   if (payload.length === 0) return { code: 1005, reason: "" };
   const code = payload.length === 1 ? 0 : payload.readUInt16BE();
@@ -78,18 +78,18 @@ export function closeOf(payload: Buffer): { code: number; reason: string } {
   return { code, reason: textOf(payload.subarray(2)) };
 }
 
-/** A control frame; or a whole message, with its fragments put together. */
+/** A control frame, or a whole message with its fragments joined. */
 export type Frame = { opcode: number; payload: Buffer };
 export type Decoder = Generator<Frame | null, void, void>;
 
 /**
- * The frames in what comes from the wire, as far as it has come: null means that more has to be pushed
- * into the inbox. `isMasked`: whether the peer has to mask. Throws a `Breach`, and is at its end then.
+ * Decodes the frames in the inbox. Yields null when more bytes have to be pushed into it. `isMasked`: whether
+ * the peer has to mask its frames. Throws a `Breach`, and ends then.
  */
 export function* decode(inbox: Inbox, isMasked: boolean, maxBytes: number): Decoder {
-  // The message whose fragments are coming in. They are copied together: thousands of small ones, each
-  // an object with the whole read that it came in, would hold far more than `maxBytes`.
-  let begun = 0; // its opcode
+  // The fragments of the message that is coming in are copied into one buffer. As separate slices, thousands of
+  // small ones would keep the chunks they came in, far more than `maxBytes`.
+  let begun = 0; // the message's opcode
   const fragments = new Inbox();
   for (;;) {
     while (inbox.length < 2) yield null;

@@ -6,7 +6,7 @@ import { delimited, messages } from "../framing.ts";
 import type { Socket } from "../socket.ts";
 
 const MAX_HEAD = 16 * 1024;
-const HEAD_MS = 10_000; // for the whole of it, so that nobody holds us up with a byte now and then
+const HEAD_MS = 10_000; // for the whole head, so that a client that sends a byte now and then gains nothing
 const DRAIN_MS = 1_000;
 
 // RFC 9112, sections 3 to 5: the first line, and fields.
@@ -14,8 +14,8 @@ const REQUEST = /^([!-~]+) ([!-~]+) HTTP\/1\.1(?:\r\n[!#$%&'*+.^_`|~\w-]+:[^\0\r
 const ANSWER = /^HTTP\/1\.1 (\d{3}[ -~]*)/;
 
 /**
- * Receives the head of a request or an answer, and leaves on the socket what comes behind it. Gives ""
- * when nothing comes, "EINCOMPLETE" when it has no end, and "EMSGSIZE" when that is too far.
+ * Receives the head of a request or an answer, and leaves the bytes after it on the socket. Gives "" if
+ * nothing comes before EOF, "EINCOMPLETE" for a head that is cut off, and "EMSGSIZE" for one that is too long.
  */
 export async function receiveHead(conn: Socket): Promise<string> {
   const tooSlow = setTimeout(() => conn.shutdown("read"), HEAD_MS);
@@ -33,15 +33,15 @@ export async function receiveHead(conn: Socket): Promise<string> {
 }
 
 export interface Policy {
-  /** Other sites whose pages may connect, as in `https://example.com`. A page of this host's always may. */
+  /** Other sites whose pages may connect, as `https://example.com`. Pages of this host always may. */
   origins?: string[];
-  /** The page at a path, as HTML, for those who want no WebSocket. Without one they get 426. */
+  /** The page at a path, as HTML, for requests that are not for a WebSocket. Without it they get 426. */
   page?: (path: string) => string | undefined;
 }
 
 export const SWITCHED = "HTTP/1.1 101 Switching Protocols\r\n";
 
-/** What to answer to a request: `SWITCHED` and more, a page, or a refusal. */
+/** The answer to a request: `SWITCHED` and its fields, a page, or a refusal. */
 export function answerTo(head: string, { origins = [], page }: Policy): string {
   const [, method, path] = REQUEST.exec(head) ?? [];
   const host = fieldOf(head, "host");
@@ -70,7 +70,7 @@ function answer(status: string, fields = "", body = `${status}\n`): string {
   return `HTTP/1.1 ${status}\r\n${fields}${type}\r\nConnection: close\r\n\r\n${body}`;
 }
 
-/** Why an answer opens no WebSocket; null: it does. */
+/** Why an answer does not open a WebSocket; null if it does. */
 export function refusedBy(head: string, key: string): string | null {
   const status = ANSWER.exec(head)?.[1];
   if (status === undefined) return "it does not speak HTTP/1.1";
@@ -81,7 +81,7 @@ export function refusedBy(head: string, key: string): string | null {
   return switches && isMeant && !unasked ? null : "its answer opens no WebSocket";
 }
 
-// What shows that the key was understood.
+// The value of Sec-WebSocket-Accept: RFC 6455, section 4.2.2.
 function proofOf(key: string): string {
   const all = `${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`;
   return new Bun.CryptoHasher("sha1").update(all).digest("base64");
@@ -97,7 +97,7 @@ function holds(head: string, name: string, word: string): boolean {
   return words.some((other) => other.trim() === word);
 }
 
-/** Receives to its end what still comes, for a moment: closing over it would reset the connection. */
+/** Receives and drops what still comes, for a moment: closing with unread data would reset the connection. */
 export async function drain(conn: Socket): Promise<void> {
   const signal = AbortSignal.timeout(DRAIN_MS);
   while ((await conn.recv(65_536, { signal }).catch(() => "")).length > 0);
