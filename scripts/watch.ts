@@ -1,7 +1,7 @@
 const help = `
 Runs scripts and draws both ends of their connections in one picture: each call, the bytes on their way,
-who has ended which direction. In a page while it happens, or as a file. The first script is on the left;
-when it listens the others start, one after the other. What is typed goes to the second.
+FINs and resets. The picture is a page that grows while the scripts run, or a file. The first script is on the
+left; when it listens, the others start, one after the other. What is typed goes to the second.
 
   terminal 1:  bun run scripts/watch.ts "echo-server" "echo-client --message 안녕"
   terminal 2:  a browser, at http://127.0.0.1:8070/

@@ -1,4 +1,4 @@
-// One connection as it is drawn: a line for each end, arrows for what crosses, and what waits on the way.
+// Draws one connection: a line for each end, arrows for bytes, FINs and resets, and the bytes that wait.
 
 import { colorOf } from "./labels.ts";
 import { INWARD, type Layout, SIZE } from "./layout.ts";
@@ -15,7 +15,7 @@ import {
 } from "./model.ts";
 import { arrow, box, cross, line, type Span, text, widthOf } from "./svg.ts";
 
-/** Bytes that wait from somewhere on: more of them, or less. */
+/** At `y`, the number of waiting bytes grows or shrinks by `bytes`. */
 type Change = [y: number, bytes: number];
 
 export function drawConnection(layout: Layout, connection: Connection): string[] {
@@ -30,8 +30,7 @@ export function drawConnection(layout: Layout, connection: Connection): string[]
   return drawn;
 }
 
-// From where it is opened to where it is closed; dotted when it has ended its own direction. A call that
-// waits is a bar on it.
+// The line of an end, from opening to close; dotted after its FIN. A call that waits is a bar on the line.
 function drawLine(layout: Layout, connection: Connection, end: End): string[] {
   const color = colorOf(connection.number);
   const x = layout.x(end.side, connection);
@@ -54,7 +53,7 @@ function drawLine(layout: Layout, connection: Connection, end: End): string[] {
   return drawn;
 }
 
-// An arrow for each send: right into the receive that waited for it, or into the bytes that wait.
+// An arrow for each send: to the receive that waited for it, or else to the bytes that wait.
 function drawSends(layout: Layout, connection: Connection, end: End): string[] {
   const { kind, links } = connection;
   const color = colorOf(connection.number);
@@ -91,7 +90,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
   return far === undefined ? drawn : [...drawBuffer(layout, connection, far, changes), ...drawn];
 }
 
-// The bytes that wait, beside the end that will receive them: the wider the more there are.
+// The waiting bytes, beside the end that will receive them: a bar that is wider for more bytes.
 function drawBuffer(layout: Layout, connection: Connection, end: End, changes: Change[]): string[] {
   const x = layout.x(end.side, connection);
   const last = layout.closed(connection, end);
@@ -109,7 +108,7 @@ function drawBuffer(layout: Layout, connection: Connection, end: End, changes: C
   return drawn;
 }
 
-// The FIN, or what came in its place. A connection that was reset has none.
+// The FIN, or the reset.
 function drawEnd(layout: Layout, connection: Connection, end: End): string[] {
   const fin = endOf(end);
   const other = (1 - end.side) as Side;
@@ -131,7 +130,7 @@ function drawEnd(layout: Layout, connection: Connection, end: End): string[] {
   ];
 }
 
-// A process that died without a word: its kernel has sent the reset, before the other end heard of it.
+// A process that died: its kernel has sent the reset some time before the other end noticed.
 function drawDeath(layout: Layout, connection: Connection, heard: Call, side: Side): string[] {
   const [x, to] = [layout.x((1 - side) as Side, connection), inside(layout, connection, side)];
   const arrives = layout.ended(heard);
@@ -142,7 +141,7 @@ function drawDeath(layout: Layout, connection: Connection, heard: Call, side: Si
   ];
 }
 
-// From connect to accept; whoever comes before the server accepts waits in the backlog.
+// From connect to accept. Until the server accepts, the connection waits in the backlog.
 function drawOpening(layout: Layout, connection: Connection, opening: Link): string[] {
   const { from, to } = opening;
   if (!layout.has(from) || !layout.has(to)) return [];
@@ -173,8 +172,8 @@ export function drawRefusal(layout: Layout, call: Call, side: Side): string[] {
   ];
 }
 
-// Whether the receiver was waiting and got it at once: else it waits, and be it for the receiver to have
-// its turn. (What the same end sends meanwhile would cross it.)
+// Whether the receiver was waiting and got it at once. Otherwise the bytes are drawn as waiting, so that arrows
+// of later sends do not cross this one.
 function isAwaited(layout: Layout, connection: Connection, { from, to }: Link): boolean {
   if (!layout.has(to) || layout.isFolded(to) || to.began > from.began) return false;
   const { rows, begins, ends } = layout.plan;

@@ -53,7 +53,7 @@ export function draw(plan: Plan, { language, commands, dropped }: Frame): string
   ].join("");
 }
 
-// A line from its name to its exit, and what waits there without a connection.
+// A script's line, from its name to its exit, with the waits that belong to no connection.
 function drawProcess(layout: Layout, side: Side, commands: string[]): string[] {
   const x = layout.x(side);
   const { rows } = layout.plan;
@@ -100,7 +100,7 @@ function drawLabels(layout: Layout): string[] {
   });
 }
 
-// What is left out: a band, with what was counted on both sides.
+// A band for calls that are left out, with their numbers on both sides.
 function drawFolds(layout: Layout): string[] {
   return layout.plan.rows.flatMap(({ fold }, i) => {
     if (fold === undefined) return [];

@@ -1,8 +1,8 @@
-// What repeats itself is told once: of 1,000 round trips the first, the last, and how many there were.
+// Repeated calls are shown once: of 1,000 round trips the first, the last, and the number of the others.
 
 import { type Call, isReceive, isSend, type Story } from "./model.ts";
 
-/** More of the same than this is folded; two rounds before it and one behind stay. */
+/** More repetitions than this are folded; the first two and the last one stay. */
 const MOST = 8;
 const LONGEST = 6; // calls in a round
 const KEPT = { before: 2, after: 1 };
@@ -17,7 +17,7 @@ export interface Fold {
   calls: Call[];
 }
 
-/** A stretch of a list: from the first place to before the last. */
+/** A part of a list: from the first index up to, not including, the last. */
 interface Stretch {
   from: number;
   to: number;
@@ -58,7 +58,7 @@ export function repeats(calls: Call[]): Stretch[] {
   return found;
 }
 
-// Calls that look alike may move other bytes, and another number of them.
+// Two calls are alike if they differ only in their bytes and the number of bytes.
 function lookOf({ call, result, error = "", bytes }: Call): string {
   const [end = ""] = /^(EOF|closed|aborted|would block)|time is up/.exec(result) ?? [];
   return [call, error, end, bytes === undefined ? "" : Math.sign(bytes)].join(" ");

@@ -1,4 +1,4 @@
-// What is written beside the lines: a call as it reads in a script, and what came of it.
+// The text beside the lines: a call as it is written in a script, and its result.
 
 import { countCalls } from "./fold.ts";
 import { actorOf, type Call, callsOf, type Connection, isSend, type Side } from "./model.ts";
@@ -55,7 +55,7 @@ export class Labels {
 
   #args(call: Call): string {
     if (call.call === "select") return this.#renamed(call, call.args);
-    // The bytes themselves are on their way, beside this.
+    // The bytes themselves are written at the arrow.
     const sent = /^(\d+) bytes?\b/.exec(call.args);
     return isSend(call) && sent ? this.words.bytes(Number(sent[1])) : call.args;
   }
@@ -78,7 +78,7 @@ export class Labels {
     return [[error ? "bad" : "result", ` → ${counted}`]];
   }
 
-  // Threads and processes count their connections themselves: in the picture each has one name.
+  // Every thread and process numbers its own connections; in the picture each connection has one number.
   #renamed(call: Call, list: string): string {
     return list.replace(/\b(conn|udp)#\d+/g, (name, kind) => {
       const number = this.#numbers.get(`${actorOf(call)}/${name}`);

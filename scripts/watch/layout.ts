@@ -1,4 +1,4 @@
-// Where everything is: a row's height, a side's line, and the lane of each connection.
+// The positions of everything: rows, the lines of the two sides, and the lane of each connection.
 
 import { type Label, Labels } from "./labels.ts";
 import { breakOf, type Call, closeOf, type Connection, type End, type Side } from "./model.ts";
@@ -14,7 +14,7 @@ export const SIZE = {
   letter: 7.25,
   line: 17, // of text
   row: 23,
-  hop: 11, // what nobody waits for arrives so far below
+  hop: 11, // how far below an arrow ends that nobody waits for
 } as const;
 
 /** What points from one side to the other. */
@@ -53,7 +53,7 @@ export class Layout {
     this.floor = this.#placeRows() + 18;
   }
 
-  // A pause makes some room, the more the longer it was.
+  // A pause makes room: the longer the pause, the more.
   #placeRows(): number {
     let y = this.top + 8;
     const { rows } = this.plan;
@@ -72,7 +72,7 @@ export class Layout {
     return this.line[side] - INWARD[side] * lane * SIZE.lane;
   }
 
-  /** Whether it is drawn, be it in a fold. */
+  /** Whether it is drawn, by itself or in a fold. */
   has(call: Call | undefined): call is Call {
     return call !== undefined && this.plan.ends.has(call);
   }
@@ -89,7 +89,7 @@ export class Layout {
     return this.y[this.plan.ends.get(call)!]!;
   }
 
-  /** Where an end is gone: at its close, or where the other heard that it is; else it stays. */
+  /** Where the line of an end stops: at its close, or where the other end noticed that it has gone. */
   closed({ ends }: Connection, end: End): number {
     const gone = closeOf(end) ?? breakOf(ends[1 - end.side]);
     return this.has(gone) ? this.ended(gone) : this.floor;

@@ -1,5 +1,5 @@
-// What happened, from what each script told of its own calls: which two ends are one connection, and
-// which bytes of which send came out of which receive. Nothing is drawn here.
+// Reconstructs what happened from the traced calls of all scripts: which two ends are one connection, and which
+// receive got the bytes of which send. Nothing is drawn here.
 
 import type { TracedCall } from "../../lib/trace.ts";
 
@@ -13,7 +13,7 @@ export type Side = 0 | 1;
 
 export interface End {
   side: Side;
-  /** The call that gave it: accept, connect. */
+  /** The call that returned it: accept, connect. */
   origin: Call;
   /** Its own calls, in the order in which they returned. */
   calls: Call[];
@@ -21,7 +21,7 @@ export interface End {
   exit?: Call;
 }
 
-/** Two ends that belong together; one is missing where that process is not watched. */
+/** The two ends of a connection; one is missing if its process is not watched. */
 export interface Connection {
   number: number;
   kind: "stream" | "datagram";
@@ -94,8 +94,8 @@ function endsOf(calls: Call[]): End[] {
 
 type Pair = Pick<Connection, "kind" | "ends">;
 
-// By their addresses; those of Unix sockets, which have one address all, in the order in which they
-// connected, which is that of the backlog.
+// Ends are matched by their addresses. The connections of a Unix socket all have one address: they are matched in the
+// order in which they connected, which is the order of the backlog.
 function pairStreams(ends: End[]): Pair[] {
   const accepted = ends.filter(({ origin }) => origin.call !== "connect");
   const pairs = ends
@@ -111,7 +111,7 @@ function pairStreams(ends: End[]): Pair[] {
   return [...pairs, ...accepted.map((far): Pair => ({ kind: "stream", ends: sides(far) }))];
 }
 
-// Both in one script: who accepted stays on the left.
+// If both ends are in one script, the accepted one is on the left.
 function sides(far?: End, near?: End): [End?, End?] {
   if (near === undefined) return far!.side === 0 ? [far] : [undefined, far];
   if (far !== undefined && far.side !== near.side)
@@ -119,7 +119,7 @@ function sides(far?: End, near?: End): [End?, End?] {
   return [far && { ...far, side: 0 }, { ...near, side: 1 }];
 }
 
-// A datagram socket talks to many: it has an end for each.
+// A datagram socket has an end for each address it exchanges datagrams with.
 function pairDatagrams(calls: Call[]): Pair[] {
   const sockets = new Map<string, Call>();
   const ends = new Map<string, End & { local: string; peer: string }>();
@@ -154,7 +154,7 @@ function sameEnd(local: string, address: string): boolean {
   return local === address || (/^(0\.0\.0\.0|\[::\]):/.test(local) && address.endsWith(`:${port}`));
 }
 
-// When it was asked for; where that is not watched, when it was accepted.
+// When it was connected; if that end is not watched, when it was accepted.
 function startOf({ ends }: Pair): number {
   const origins = ends.flatMap((end) => (end ? [end.origin] : []));
   const asked = origins.filter(({ call }) => !/accept/i.test(call));
@@ -180,7 +180,7 @@ function opening(left: End, right: End): Link[] {
   return [{ kind: "connect", from: near.origin, to: far.origin, bytes: 0 }];
 }
 
-// By their place in the stream: byte by byte, what one end sends is what the other receives, in order.
+// Sends and receives are matched by their positions in the stream: bytes are received in the order they were sent.
 function stream(from: End, to: End): Link[] {
   const sends = from.calls.filter(isSend).toSorted((a, b) => a.began - b.began);
   const links: Link[] = [];
@@ -200,7 +200,7 @@ function stream(from: End, to: End): Link[] {
   return links;
 }
 
-// Whole or not at all, and in no certain order: one of the same bytes.
+// Datagrams arrive whole or not at all, in any order: they are matched by their bytes.
 function datagrams(from: End, to: End): Link[] {
   const received = callsOf(to).filter(isReceive);
   return callsOf(from)
@@ -212,18 +212,18 @@ function datagrams(from: End, to: End): Link[] {
     });
 }
 
-/** The call with which an end says that it will send no more: shutdown, close, the process's end. */
+/** The call that ended the sending direction of an end: shutdown, close, the end of the process. */
 export function endOf({ calls, exit }: End): Call | undefined {
   const ends = ({ call, args }: Call) => call !== "shutdown" || args !== "read";
   return calls.find((call) => /^(close|reset|shutdown)$/.test(call.call) && ends(call)) ?? exit;
 }
 
-/** The call with which an end is gone altogether. */
+/** The call that closed an end. */
 export function closeOf({ calls, exit }: End): Call | undefined {
   return calls.find(({ call }) => /^(close|reset)$/.test(call)) ?? exit;
 }
 
-/** The call that told an end that the connection had been reset. */
+/** The call that failed because the connection had been reset. */
 export function breakOf(end: End | undefined): Call | undefined {
   return end?.calls.find(({ error }) => error === "ECONNRESET");
 }

@@ -1,15 +1,15 @@
-// The page: the picture as it is now, and each new one as it comes, by server-sent events.
+// The page: shows the picture, and replaces it by each new one, with server-sent events.
 
 import { isNumeric } from "../../lib/address.ts";
 import type { Language } from "./words.ts";
 
-/** A picture is made anew this often at most. */
+/** The shortest time between two pictures. */
 const PAUSE_MS = 100;
 
 export interface Page {
   /** Where it is, as a browser wants it. */
   url: string;
-  /** To be called when there is something new to be seen. */
+  /** To be called when there are new calls. */
   changed(): void;
   stop(): void;
 }
@@ -29,7 +29,7 @@ export function servePage(
       made[language] ??= event(picture(language));
       reader.behind = !reader.send(made[language]);
     }
-    if ([...readers].some(({ behind }) => behind)) changed(); // it gets the next one, not all
+    if ([...readers].some(({ behind }) => behind)) changed(); // a slow reader skips pictures
   };
   const changed = () => {
     timer ??= setTimeout(flush, PAUSE_MS);
@@ -40,7 +40,7 @@ export function servePage(
     port: where.port,
     fetch(request, server) {
       const { hostname, pathname, searchParams } = new URL(request.url);
-      // A name would be another site's that points here (DNS rebinding).
+      // A name could be another site's that resolves to this address (DNS rebinding).
       const isOurs =
         isNumeric(hostname.replace(/[[\]]/g, "")) || ["localhost", where.host].includes(hostname);
       if (!isOurs) return new Response("this page is for this machine\n", { status: 403 });
@@ -84,7 +84,7 @@ function event(svg: string): string {
   return `data: ${JSON.stringify(svg)}\n\n`; // in one line
 }
 
-// Nothing that a peer has sent runs here, whatever it is: only this script may.
+// The content security policy allows this script only, so nothing that a peer sent can run.
 const SCRIPT = `
 const source = new EventSource("/events" + location.search);
 source.onmessage = ({ data }) => {

@@ -6,7 +6,7 @@ import { actorOf, type Call, callsOf, type Connection, type Side, type Story } f
 /** A line of the picture: a call, the moment that it began or returned, or many calls folded. */
 export interface Row {
   at: number;
-  /** The moment that it stands for: both, where nothing happened in between. */
+  /** Which moment of the call: both, if nothing happened in between. */
   part: "begin" | "end" | "both";
   side: Side;
   call?: Call;
@@ -25,7 +25,7 @@ export interface Plan {
   ends: Map<Call, number>;
 }
 
-/** Those that may wait for something: all others return at once. */
+/** The calls that may wait. All others return at once. */
 const WAITS = /^(accept|connect|recv|select|send|wait|datagram)/;
 const SOON = 20; // ms
 const MOST_SENDING = 2; // ms: a send that took no longer did not wait, the machine was busy
@@ -80,7 +80,7 @@ function origins(connections: Connection[]): Call[] {
     .flatMap(({ ends }) => ends.flatMap((end) => (end ? [end.origin] : [])));
 }
 
-// By the clock; but two clocks may differ by a little, and what was received had been sent before.
+// Sorted by time; but the clocks of two processes may differ a little, so a receive is moved below its send.
 function inOrder(moments: Row[], connections: Connection[]): Row[] {
   const sorted = moments.toSorted((a, b) => a.at - b.at);
   const begin = new Map<Call, Row>();
@@ -99,7 +99,7 @@ function inOrder(moments: Row[], connections: Connection[]): Row[] {
     before.set(actor, row);
   }
   const order = new Set<Row>();
-  const under = new Set<Row>(); // a circle would be a clock that runs backwards
+  const under = new Set<Row>(); // against an endless loop, if a clock runs backwards
   const put = (row: Row) => {
     if (order.has(row) || under.has(row)) return;
     under.add(row);

@@ -1,5 +1,5 @@
-// Runs the scripts, the first until it listens and then all others, and gathers what they tell of their
-// calls. What else they print goes where it would have gone.
+// Runs the scripts, the first until it listens and then the others, and collects their traced calls. Their other
+// output is passed on.
 
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -7,21 +7,21 @@ import { basename, join } from "node:path";
 import { write } from "../../lib/cli.ts";
 import type { Call } from "./model.ts";
 
-/** More calls than this are counted, and not kept. */
+/** Calls beyond this number are only counted. */
 const MOST_CALLS = 20_000;
 
-/** A server that goes on for ever is stopped when the others have ended and it has made no call for so long. */
+/** When the others have ended and the first script has made no call for so long, it is stopped. */
 const QUIET_MS = 400;
 
-/** Ctrl-C reaches what a terminal runs by itself. Who has not heard of it is told after a moment. */
+/** Ctrl-C in a terminal reaches the scripts too. Those that still run after this time get a SIGTERM. */
 const HEARD_MS = 300;
 
-/** What is known so far. It grows. */
+/** The calls so far. */
 export class Recording {
   readonly calls: Call[] = [];
   dropped = 0;
   changedAt = performance.now();
-  /** Told when there is more. */
+  /** Called after each new call. */
   onChange = () => {};
 
   add(call: Call): void {
@@ -31,7 +31,7 @@ export class Recording {
     this.onChange();
   }
 
-  /** What is no call, but happens to a whole process: its exit, a signal that it gets. */
+  /** Adds an event of a whole process: its exit, or a signal it gets. */
   note(script: number, pid: number, call: "exit" | "signal", args: string): void {
     const time = performance.timeOrigin + performance.now();
     this.add({ script, pid, call, args, time, began: time, result: "" });
@@ -47,7 +47,7 @@ export function fileOf(script: string): string | undefined {
   );
 }
 
-/** The words of a command as a shell takes it apart: quotes keep words together. */
+/** Splits a command into words as a shell does, with quotes. */
 export function wordsOf(command: string): string[] {
   return [...command.matchAll(/"([^"]*)"|'([^']*)'|(\S+)/g)].map(
     ([, double, single, plain]) => double ?? single ?? plain!,
@@ -55,9 +55,9 @@ export function wordsOf(command: string): string[] {
 }
 
 /**
- * Runs them all, and resolves when all have ended: the first until it listens, then each of the others
- * until it has connected, so that their order is sure. The first one, where it goes on for ever, is sent
- * a SIGTERM when the others have ended and nothing happens any more; unless it is to `stay`.
+ * Starts the first script and waits until it listens; then starts the others one by one, each when the one before
+ * has connected, so that their order is fixed. Resolves when all have ended. If the first one still runs when
+ * the others have ended and nothing happens any more, it gets a SIGTERM, unless `stay` is true.
  */
 export async function run(
   commands: string[],
@@ -86,7 +86,7 @@ export async function run(
   await server.exited;
 }
 
-// The first one is heard for where it listens. One can type into the second.
+// The first script's output is searched for its port. The second one gets our stdin.
 function start(
   command: string,
   script: number,
@@ -96,7 +96,7 @@ function start(
 ) {
   const [name = "", ...args] = wordsOf(command);
   const child = Bun.spawn([process.execPath, "run", fileOf(name)!, ...args], {
-    env: { ...process.env, SOCKET_TRACE: "json", BUN_BE_BUN: "1" }, // compiled, too, it is Bun
+    env: { ...process.env, SOCKET_TRACE: "json", BUN_BE_BUN: "1" }, // makes a compiled watch run as Bun itself
     stdin: typed ? "inherit" : "ignore",
     stdout: script === 0 && !typed ? "pipe" : "inherit",
     stderr: "pipe",
@@ -119,14 +119,14 @@ function start(
   const exited = (async () => {
     const code = await child.exited;
     signal.removeEventListener("abort", stopLate);
-    // A process that it has left behind may have its stderr still.
+    // A process that it started and left running may still hold its stderr.
     await Promise.race([Promise.all(reading), Bun.sleep(QUIET_MS)]);
     into.note(script, child.pid, "exit", String(code));
   })();
   return { listening: listening.promise, connected: connected.promise, exited, stop };
 }
 
-// Its output is ours; `listening on HOST:PORT` is in its first lines.
+// Passes its output on; one of the first lines is `listening on HOST:PORT`.
 async function passOn(output: ReadableStream<Uint8Array>, listens: (port: string) => void) {
   let said = "";
   for await (const chunk of output) {
@@ -156,7 +156,7 @@ async function gatherCalls(
   if (rest !== "") tell(rest);
 }
 
-// A script may well print JSON of its own.
+// A line that is no traced call is output of the script, even if it is JSON.
 function parse(line: string): Omit<Call, "script"> | undefined {
   if (!line.startsWith('{"time":')) return undefined;
   try {

@@ -1,6 +1,6 @@
-// The few shapes that a picture is made of, as SVG. Whatever text comes in is text in the picture.
+// The shapes of the picture, as SVG. Text is escaped.
 
-/** Text that XML takes, whatever it holds. */
+/** Escapes text for XML, and replaces characters that XML does not allow. */
 export function escape(text: string): string {
   const allowed = text
     .toWellFormed()
@@ -8,7 +8,7 @@ export function escape(text: string): string {
   return Bun.escapeHTML(allowed);
 }
 
-/** A part of a line, and the class that gives it its looks. */
+/** A part of a line of text, and its CSS class. */
 export type Span = [kind: string, text: string];
 
 /** A line of text; what is too long for `columns` (a Korean letter takes two) is cut. */
@@ -58,7 +58,7 @@ export function box(
   return `<rect class="${kind}" x="${round(x)}" y="${round(y)}" ${size} rx="${r}"/>`;
 }
 
-/** A line with a head at its far end. */
+/** An arrow. */
 export function arrow(kind: string, x1: number, y1: number, x2: number, y2: number): string {
   const length = Math.hypot(x2 - x1, y2 - y1) || 1;
   const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];
@@ -68,7 +68,7 @@ export function arrow(kind: string, x1: number, y1: number, x2: number, y2: numb
   return `${line(kind, x1, y1, x2 - 4 * dx, y2 - 4 * dy)}<polygon class="${kind} head" points="${head}"/>`;
 }
 
-/** An end: a small cross. */
+/** A small cross, for an end. */
 export function cross(kind: string, x: number, y: number): string {
   return line(kind, x - 5, y - 5, x + 5, y + 5) + line(kind, x - 5, y + 5, x + 5, y - 5);
 }
