@@ -16,6 +16,7 @@ import { failure, pair, PATIENCE_MS, pattern, python, testPython } from "./helpe
 setDefaultTimeout(PATIENCE_MS);
 
 const KIB = 1024;
+const MIB = 1 << 20;
 
 /** Every framing, with messages that suit it. */
 const cases: [string, Framing, string[]][] = [
@@ -114,13 +115,30 @@ test("a message that was given up half-way is still whole for who tries again", 
   }
 });
 
+test("a message that EOF cuts off is EINCOMPLETE, with the part that came", async () => {
+  for (const [framing, sent, part] of [
+    [delimited(), "whole\nhalf", "half"],
+    [fixedLength(5), "wholehalf", "half"],
+    [lengthPrefixed(1), "\x05whole\x05half", "half"],
+  ] as [Framing, string, string][]) {
+    using both = await pair();
+    await both.near.sendAll(sent);
+    both.near.shutdown("write");
+    const incoming = messages(both.far, framing);
+    expect(String((await incoming.next()).value)).toBe("whole");
+    const error = await failure(incoming.next());
+    expect(error.code).toBe("EINCOMPLETE");
+    expect(String(error.partial)).toEndWith(part); // its length may be in front
+  }
+});
+
 describe("limits", () => {
   test.each([
-    ["delimited", delimited("\n", { maxBytes: 100 })],
-    ["lengthPrefixed", lengthPrefixed(4, { maxBytes: 100 })],
-  ] as [string, Framing][])(
+    ["delimited", delimited("\n", { maxBytes: 100 }), `${"x".repeat(101)}\n`],
+    ["lengthPrefixed", lengthPrefixed(4, { maxBytes: 100 }), `\0\0\0\x65${"x".repeat(101)}`],
+  ] as [string, Framing, string][])(
     "%s: exactly maxBytes passes, one more is EMSGSIZE",
-    async (_, framing) => {
+    async (_, framing, tooLong) => {
       using both = await pair();
       await sendMessage(both.near, framing, "x".repeat(100));
       const error = await failure(sendMessage(both.near, framing, "x".repeat(101)));
@@ -128,7 +146,7 @@ describe("limits", () => {
       expect(error.syscall).toBe("send");
       const incoming = messages(both.far, framing);
       expect((await incoming.next()).value).toHaveLength(100);
-      await both.near.sendAll(framing === undefined ? "" : `\0\0\0\x65${"x".repeat(200)}\n`);
+      await both.near.sendAll(tooLong);
       const refused = await failure(incoming.next());
       expect(refused.code).toBe("EMSGSIZE");
       expect(refused.syscall).toBe("recv");
@@ -146,6 +164,15 @@ describe("limits", () => {
     const flooding = both.near.sendAll(Buffer.alloc(64 << 20, "x")).catch(() => {});
     const error = await failure(messages(both.far, delimited("\n", { maxBytes: 10 * KIB })).next());
     expect(error.code).toBe("EMSGSIZE");
+    let held = 0; // all that is here, and not in the kernel: no more than of a socket that nobody reads
+    for (
+      let piece = both.far.tryRecv(64 * MIB);
+      piece !== null;
+      piece = both.far.tryRecv(64 * MIB)
+    ) {
+      held += piece.length;
+    }
+    expect(held).toBeLessThanOrEqual(64 * KIB + 512 * KIB);
     both.far.close();
     await flooding;
   });
