@@ -42,7 +42,8 @@ export class SocketError extends Error {
   ) {
     const where = code === "ENOTFOUND" ? address.host : formatAddress(address);
     super(`${syscall} ${code} ${where}`, options);
-    if (options?.reason !== undefined) this.reason = options.reason;
+    const reason = options?.reason ?? (options?.cause as Partial<SocketError> | undefined)?.reason;
+    if (reason !== undefined) this.reason = reason;
     this.code = code;
     this.syscall = syscall;
     this.address = address;

@@ -14,6 +14,7 @@ import type { ConnectOptions, ListenOptions } from "./socket/where.ts";
 export type { Address } from "./address.ts";
 export { Socket, type WaitOptions } from "./socket/connection.ts";
 export { ServerSocket } from "./socket/server.ts";
+export type { ClientTls, Pem, ServerTls } from "./socket/tls.ts";
 export type { ConnectOptions, HostAndPort, ListenOptions, SocketFile } from "./socket/where.ts";
 
 /**

@@ -1,33 +1,42 @@
 // The conformance kit on every kind of socket.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import { checks, type Kind, libPeer, type Peer, runCheck } from "./conformance.ts";
-import { PATIENCE_MS, Process, python, testPython } from "./helpers.ts";
+import { onlyTls, PATIENCE_MS, Process, python, testPython, type TlsVersion } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
 const folder = mkdtempSync(join(tmpdir(), "conformance-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 let files = 0;
+const { cert, key } = makeCertificate("localhost");
+const pem = join(folder, "server.pem");
+writeFileSync(pem, cert + key);
 
 /** Both ends over the lib; the one under test is the connected or the accepted one. */
 function lib(
   end: "connected" | "accepted",
   where: () => { host: string } | { path: string },
   limit?: { timeout: number },
+  version?: TlsVersion,
 ): Kind {
   return {
     hasReset: !("path" in where()),
     async make() {
       const at = where();
-      using server = listen("path" in at ? at : { ...at, port: 0 });
-      const target = "path" in at ? at : server.address;
-      const [near, far] = await Promise.all([connect({ ...target, ...limit }), server.accept()]);
+      const tls = version && { cert, key };
+      using server = listen("path" in at ? { ...at, tls } : { ...at, port: 0, tls });
+      const target = { ...("path" in at ? at : server.address), ...limit };
+      const secure = version && { ca: cert };
+      using _limit = version && (await onlyTls(version));
+      const connecting = connect({ ...target, tls: secure });
+      const [near, far] = await Promise.all([connecting, server.accept()]);
       const [conn, other] = end === "connected" ? [near, far] : [far, near];
       return { conn, peer: libPeer(other) };
     },
@@ -53,8 +62,54 @@ def obey(conn):
             for sender in senders: sender.join()
             if command == "shutdownWrite": conn.shutdown(socket.SHUT_WR)
             elif command == "close": conn.close()
-            elif command == "reset": reset(conn)
+            elif command == "reset": reset(getattr(conn, "tcp", conn))
         print("done", base64.b64encode(data).decode() + ".", flush=True)
+`;
+
+// Its TLS sockets cannot end one direction, and not send in one thread while another receives. So
+// this is one over memory, as Python's documentation shows it.
+const SECURE = `
+import ssl
+class Secure:
+    def __init__(self, conn, server, version, pem):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
+        context.load_cert_chain(pem) if server else context.load_verify_locations(pem)
+        self.tcp, self.incoming, self.outgoing = conn, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.lock, self.sending = threading.RLock(), threading.RLock()
+        name = None if server else "localhost"
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server, name)
+        self.until_done(self.tls.do_handshake)
+    def until_done(self, call):
+        while True:
+            try:
+                with self.lock: return call()
+            except ssl.SSLWantReadError: pass
+            finally: self.flush()
+            data = self.tcp.recv(65536)
+            with self.lock: self.incoming.write(data) if data else self.incoming.write_eof()
+    def flush(self):
+        if not self.outgoing.pending: return
+        with self.sending:
+            with self.lock: data = self.outgoing.read()
+            self.tcp.sendall(data)
+    def sendall(self, data):
+        for at in range(0, len(data), 65536):
+            with self.lock: self.tls.write(data[at:at + 65536])
+            self.flush()
+    def recv(self, size):
+        try: return self.until_done(lambda: self.tls.read(size))
+        except ssl.SSLZeroReturnError: return b""
+    def shutdown(self, how):
+        try:
+            with self.lock: self.tls.unwrap()
+        except ssl.SSLWantReadError: pass
+        self.flush()
+        self.tcp.shutdown(how)
+    def close(self):
+        try: self.shutdown(socket.SHUT_WR)
+        except OSError: pass
+        self.tcp.close()
 `;
 
 function pythonPeer(process: Process): Peer {
@@ -82,24 +137,30 @@ function pythonPeer(process: Process): Peer {
   };
 }
 
-const pythonServes: Kind = {
+const wrap = (conn: string, isServer: boolean, version?: TlsVersion) =>
+  version ? `Secure(${conn}, ${isServer ? "True" : "False"}, "${version}", "${pem}")` : conn;
+
+const pythonServes = (version?: TlsVersion): Kind => ({
   hasReset: true,
   async make() {
-    const process = python(`${OBEDIENT}\nobey(listen().accept()[0])`);
+    const conn = wrap("listen().accept()[0]", true, version);
+    const process = python(`${OBEDIENT}${SECURE}\nobey(${conn})`);
     const port = await process.port();
     process.stdout = "";
-    return { conn: await connect({ port }), peer: pythonPeer(process) };
+    const tls = version && { ca: cert };
+    return { conn: await connect({ port, tls }), peer: pythonPeer(process) };
   },
-};
+});
 
-const pythonConnects: Kind = {
+const pythonConnects = (version?: TlsVersion): Kind => ({
   hasReset: true,
   async make() {
-    using server = listen({ port: 0 });
-    const process = python(`${OBEDIENT}\nobey(connect(sys.argv[1]))`, server.address.port);
+    using server = listen({ port: 0, tls: version && { cert, key } });
+    const conn = wrap("connect(sys.argv[1])", false, version);
+    const process = python(`${OBEDIENT}${SECURE}\nobey(${conn})`, server.address.port);
     return { conn: await server.accept(), peer: pythonPeer(process) };
   },
-};
+});
 
 const names = Object.keys(checks);
 const unix = () => ({ path: join(folder, `${files++}`) });
@@ -115,17 +176,34 @@ describe.each([
   ["IPv6, accepted", lib("accepted", () => ({ host: "::1" }))],
   ["Unix, connected", lib("connected", unix)],
   ["Unix, accepted", lib("accepted", unix)],
+  ...(["TLSv1.2", "TLSv1.3"] as const).flatMap((version): [string, Kind][] => [
+    [
+      `IPv4, ${version}, connected`,
+      lib("connected", () => ({ host: "127.0.0.1" }), undefined, version),
+    ],
+    [
+      `IPv4, ${version}, accepted`,
+      lib("accepted", () => ({ host: "127.0.0.1" }), undefined, version),
+    ],
+    [
+      `IPv6, ${version}, connected within a limit`,
+      lib("connected", () => ({ host: "::1" }), { timeout: 60_000 }, version),
+    ],
+    [`Unix, ${version}, accepted`, lib("accepted", unix, undefined, version)],
+  ]),
 ] as [string, Kind][])("%s", (_kind, kind) => {
   test.each(names)("%s", (name) => runCheck(name, kind));
 });
 
-for (const [end, kind] of [
-  ["server", pythonServes],
-  ["client", pythonConnects],
-] as const) {
-  describe(`CPython is the ${end}`, () => {
-    for (const name of names) testPython(name, () => runCheck(name, kind));
-  });
+for (const version of [undefined, "TLSv1.2", "TLSv1.3"] as const) {
+  for (const [end, kind] of [
+    ["server", pythonServes(version)],
+    ["client", pythonConnects(version)],
+  ] as const) {
+    describe(`CPython is the ${end}${version ? `, ${version}` : ""}`, () => {
+      for (const name of names) testPython(name, () => runCheck(name, kind));
+    });
+  }
 }
 
 test("wrapped by --trace, a socket keeps every promise", async () => {

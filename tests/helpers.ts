@@ -1,6 +1,7 @@
 // Shared by the tests: processes that end with their test, connected pairs, CPython, and a browser.
 
 import assert from "node:assert/strict";
+import { constants } from "node:crypto";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "bun:test";
@@ -32,6 +33,16 @@ export const clients = scripts.filter((name) => /client$|sender$/.test(name));
 
 const python3 = Bun.which("python3");
 
+let found: string | undefined;
+
+/** CPython itself, where `python3` is a script of pyenv that looks for it, which takes as long as to start it. */
+function interpreter(): string {
+  found ??= String(
+    Bun.spawnSync([python3!, "-c", "import sys; print(sys.executable)"]).stdout,
+  ).trim();
+  return found;
+}
+
 /** A test with CPython as the peer. */
 export function testPython(name: string, body: () => Promise<void>): void {
   if (python3 === null) test.skip(`${name} (skipped: no python3)`, body);
@@ -47,6 +58,12 @@ export function testBrowser(name: string, body: () => Promise<void>): void {
 }
 
 const hasNamespaces = process.getuid?.() === 0 && Bun.which("ip") !== null;
+
+/** A test with another program as the peer. */
+export function testWith(program: string, name: string, body: () => Promise<void>): void {
+  if (Bun.which(program) !== null) test(name, body);
+  else test.skip(`${name} (skipped: no ${program})`, body);
+}
 
 /** A test with a network namespace, which on Linux only root can make. */
 export function testNetwork(name: string, body: () => Promise<void>): void {
@@ -215,7 +232,7 @@ def recv_all(conn):
     while chunk := conn.recv(65536): data += chunk
     return data
 `;
-  return new Process([python3!, "-u", "-c", prelude + code, ...args.map(String)]);
+  return new Process([interpreter(), "-u", "-c", prelude + code, ...args.map(String)]);
 }
 
 /** A client as the tutorials write it: one send, one recv; or line after line. Takes a port and texts. */
@@ -227,6 +244,29 @@ for text in sys.argv[2:]:
     while len(got) < len(text.encode()): got += conn.recv(1024)
     print("got", got.decode(), flush=True)
 conn.close()`;
+
+export type TlsVersion = "TLSv1.2" | "TLSv1.3";
+
+/** Until it is disposed of, our clients speak this version of TLS alone: the lib has no switch for it. */
+export async function onlyTls(version: TlsVersion): Promise<Disposable> {
+  using server = listen({ port: 0 });
+  const socket = { data() {} };
+  const handle = await Bun.connect({ hostname: "127.0.0.1", port: server.address.port, socket });
+  handle.end();
+  const prototype = Object.getPrototypeOf(handle);
+  const original = prototype.upgradeTLS;
+  const not = { "TLSv1.2": constants.SSL_OP_NO_TLSv1_3, "TLSv1.3": constants.SSL_OP_NO_TLSv1_2 };
+  prototype.upgradeTLS = function (options: any) {
+    if (options.isServer) return original.call(this, options);
+    const tls = { ...options.tls, secureOptions: not[version] };
+    const handshake = (handle: any, ...rest: unknown[]) => {
+      assert.equal(handle.getTLSVersion(), version);
+      options.socket.handshake(handle, ...rest);
+    };
+    return original.call(this, { ...options, tls, socket: { ...options.socket, handshake } });
+  };
+  return { [Symbol.dispose]: () => (prototype.upgradeTLS = original) };
+}
 
 /** Two ends of one connection. */
 export const pair = (host?: string) => socketpair({ host });

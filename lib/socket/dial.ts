@@ -6,6 +6,7 @@ import { SocketError } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type Owner, Socket } from "./connection.ts";
+import { type CallOff, checkTls, type Hears, secure } from "./tls.ts";
 import { checkAddress, type ConnectOptions, isLocal, systemError } from "./where.ts";
 
 /** How long one address has, in ms, before the next is tried beside it: RFC 8305, section 5. */
@@ -14,19 +15,13 @@ const STAGGER_MS = 250;
 /** Our end of a connection that Bun has not told us about: any address. */
 const ANY: Address = { host: "0.0.0.0", port: 0 };
 
-/** What hears of an attempt: one of the two, once, unless it is called off before. */
-interface Hears {
-  opened(handle: Handle): void;
-  failed(cause: unknown): void;
-}
-
-/** Ends an attempt that is under way. */
-type CallOff = () => void;
+type Handlers = Bun.SocketHandler<Owner>;
 
 /** `connect()`: one connection, or an error and nothing left of any attempt. */
 export async function dial(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
   const { address, own } = checkAddress(options, 1);
+  const tls = options.tls === undefined ? undefined : checkTls("connect", options.tls, address);
   const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
   signal?.throwIfAborted();
 
@@ -38,20 +33,23 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   signal?.addEventListener("abort", abort);
   const timer = delay === undefined ? undefined : setTimeout(expire, delay);
   const file = "path" in options;
+  const failed = (cause: unknown) => reject(systemError(cause, "connect", address));
+  const ready = (handle: Handle) => resolve(new Socket(handle, file ? address : ANY, address));
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
       // Here is the place for what comes before the program's own first byte.
-      resolve(new Socket(handle, file ? address : ANY, address));
+      if (tls === undefined) ready(handle);
+      else secure(handle, tls, underWay, { opened: ready, failed });
     },
-    failed: (cause) => reject(systemError(cause, "connect", address)),
+    failed,
   };
   try {
     if (file) underWay.add(tryForGood(own, hears));
     else {
       const hosts = await Promise.race([lookUp(address), promise as Promise<never>]);
       const limited = hosts.length > 1 || delay !== undefined || signal !== undefined;
-      if (limited) tryInTurn(hosts, address.port, underWay, hears);
+      if (limited) tryInTurn(hosts, address.port, own.socket, underWay, hears);
       else underWay.add(tryForGood({ ...own, ...{ hostname: hosts[0] } }, hears));
     }
     return await promise;
@@ -83,7 +81,13 @@ async function lookUp(address: Address): Promise<string[]> {
 }
 
 // One address after the other: the next when one has failed, or has not answered for a while.
-function tryInTurn(hosts: string[], port: number, underWay: Set<CallOff>, hears: Hears): void {
+function tryInTurn(
+  hosts: string[],
+  port: number,
+  handlers: Handlers,
+  underWay: Set<CallOff>,
+  hears: Hears,
+): void {
   let [started, failures] = [0, 0];
   let timer: Timer | undefined;
   const next = () => {
@@ -91,7 +95,7 @@ function tryInTurn(hosts: string[], port: number, underWay: Set<CallOff>, hears:
     const host = hosts[started++];
     if (host === undefined) return;
     timer = setTimeout(next, STAGGER_MS);
-    underWay.add(tryOne(host, port, { opened: hears.opened, failed }));
+    underWay.add(tryOne(host, port, handlers, { opened: hears.opened, failed }));
   };
   const failed = (cause: unknown) => {
     if (++failures === hosts.length) hears.failed(cause);
@@ -104,7 +108,7 @@ function tryInTurn(hosts: string[], port: number, underWay: Set<CallOff>, hears:
 // An attempt that can be called off. `Bun.connect` has no such thing; a socket of node:net does, and
 // what is inside it is a Bun socket like any other, once it has our handlers. (Loaded when it is
 // needed: it takes longer to load than most programs.)
-function tryOne(host: string, port: number, hears: Hears): CallOff {
+function tryOne(host: string, port: number, handlers: Handlers, hears: Hears): CallOff {
   const { connect } = require("node:net") as typeof import("node:net");
   const stream = connect({ host, port, allowHalfOpen: true, autoSelectFamily: false });
   const handle = (stream as unknown as { _handle: Handle })._handle;
@@ -118,7 +122,7 @@ function tryOne(host: string, port: number, hears: Hears): CallOff {
   const failed = (cause: unknown) => end(() => hears.failed(cause));
   const takeOver = () => {
     if (over) return handle.terminate();
-    handle.reload({ socket: { ...Socket.handlers, connectError: (_, cause) => failed(cause) } });
+    handle.reload({ socket: { ...handlers, connectError: (_, cause) => failed(cause) } });
     handle.data = { opened };
   };
   stream.on("error", failed); // what the system says at once

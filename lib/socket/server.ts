@@ -1,11 +1,12 @@
 // A listening socket: the queue of connections that wait for `accept()`, and its limit.
 
-import { type Address, asWritten, isPath } from "../address.ts";
+import { type Address, asWritten, formatAddress, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
+import { type CallOff, checkTls, type Secrets, secure } from "./tls.ts";
 import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** What one turn of the loop can bring: as many wait in the kernel's queue. */
@@ -18,7 +19,10 @@ const RESERVE = 16;
 export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
   readonly address: Address;
-  /** Told when connections are refused because there is no descriptor for them; once, until there is. */
+  /**
+   * Told when connections are refused because there is no descriptor for them; once, until there is.
+   * And of each TLS handshake that failed.
+   */
   onRefused: (why: string) => void = console.error;
   readonly #listener: Bun.SocketListener<Owner>;
   readonly #backlog: number;
@@ -30,6 +34,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   #lastDescriptor = Infinity;
   #refusing = false;
   #closed = false;
+  readonly #tls: Secrets | undefined;
+  /** TLS handshakes that are under way, the newest last. */
+  readonly #handshakes = new Set<CallOff>();
   readonly #signal: AbortSignal | undefined;
   readonly #onAbort = () => this.close();
   readonly #stop: () => void;
@@ -39,6 +46,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { backlog = 511, reusePort = false, ipv6Only = false, signal } = options;
     this.#backlog = checkCount("backlog", backlog, 1);
     const { address, own } = checkAddress(options, 0);
+    if (options.tls !== undefined) this.#tls = checkTls("listen", options.tls, address);
     const file = "path" in options;
     try {
       using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
@@ -107,6 +115,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#closed = true;
     this.#signal?.removeEventListener("abort", this.#onAbort);
     this.#stop();
+    for (const callOff of this.#handshakes) callOff();
     for (const conn of this.#queue.splice(0)) conn.reset();
     this.#changed();
   }
@@ -130,12 +139,25 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { fd } = handle as unknown as { fd: number };
     if (fd > this.#lastDescriptor) return this.#refuse(handle);
     this.#refusing = false;
+    if (this.#waiting >= this.#backlog) this.#limit();
+    if (this.#tls === undefined) return this.#ready(handle);
+    const peer = asWritten(handle.remoteAddress ?? "", "", handle.localAddress);
+    const name = peer === "" ? "a client" : formatAddress({ host: peer, port: handle.remotePort });
+    secure(handle, this.#tls, this.#handshakes, {
+      opened: (secured) => {
+        this.#accepted++; // what waits for its own next step is not what nobody takes
+        this.#ready(secured);
+      },
+      failed: ({ reason }) => this.onRefused(`no TLS with ${name}: ${reason}`),
+    });
+  }
+
+  #ready(handle: Handle): void {
     const unknown = isPath(this.address.host) ? this.address : { host: "", port: 0 };
     const conn = new Socket(handle, this.address, unknown);
     const { host, port } = conn.remoteAddress;
     // A peer that has reset by now has no address any more.
     if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
-    if (this.#queue.length >= this.#backlog) this.#limit();
     this.#queue.push(conn);
     this.#changed();
   }
@@ -157,7 +179,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#overfull = true;
     setImmediate(() => {
       this.#overfull = false;
-      setImmediate(() => this.#queue.length > this.#backlog && this.#limit());
+      setImmediate(() => this.#waiting > this.#backlog && this.#limit());
     });
   }
 
@@ -166,6 +188,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const isTaking = this.#accepted > this.#acceptedBefore;
     this.#acceptedBefore = this.#accepted;
     const most = this.#backlog + (isTaking ? ONE_TURN : 0);
+    const newest = [...this.#handshakes].slice(Math.max(0, most - this.#queue.length));
+    for (const callOff of newest) callOff();
     for (const conn of this.#queue.splice(most)) conn.reset();
   }
 
@@ -173,6 +197,11 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     handle.terminate();
     if (!this.#refusing) this.onRefused("no descriptor is left: more connections are refused");
     this.#refusing = true;
+  }
+
+  /** How many wait to be accepted, or for their handshake. */
+  get #waiting(): number {
+    return this.#queue.length + this.#handshakes.size;
   }
 
   #changed(): void {

@@ -4,6 +4,7 @@ import { type Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { checkCount, checkText } from "./check.ts";
 import { type Owner, Socket } from "./connection.ts";
+import { type ClientTls, rawHandlers, type ServerTls } from "./tls.ts";
 
 /** Where to listen or connect to on the network. */
 export interface HostAndPort {
@@ -29,6 +30,11 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
   reusePort?: boolean;
   /** With the host `::`: accepts no IPv4 connections. `IPV6_V6ONLY`, ipv6(7). */
   ipv6Only?: boolean;
+  /**
+   * Speaks TLS: a connection can be accepted when its handshake is done, within 10 s. To renew the
+   * certificate, put another `cert` and `key` into this object: they count from the next handshake on.
+   */
+  tls?: ServerTls;
   /** Closes the server. */
   signal?: AbortSignal;
 };
@@ -39,6 +45,11 @@ export type ConnectOptions = (HostAndPort | SocketFile) & {
    * Default: the system's, about two minutes.
    */
   timeout?: number;
+  /**
+   * Speaks TLS: `connect` resolves when the handshake is done, within 10 s. The server's certificate
+   * and its name are always checked. `true`: the public authorities are trusted.
+   */
+  tls?: true | ClientTls;
   /** Aborts the attempt: `connect` rejects with the signal's reason. */
   signal?: AbortSignal;
 };
@@ -49,8 +60,9 @@ export function unixFiles() {
 }
 
 // Checks the address in the options. Gives it for messages (`address`) and as options for Bun (`own`).
-export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1) {
-  const common = { allowHalfOpen: true, socket: Socket.handlers };
+export function checkAddress(options: ListenOptions | ConnectOptions, minPort: 0 | 1) {
+  const socket = options.tls === undefined ? Socket.handlers : rawHandlers;
+  const common = { allowHalfOpen: true, socket };
   if ("path" in options) {
     const unix = unixFiles().absolute(checkText("path", options.path));
     return { address: { host: unix, port: 0 }, own: { unix, ...common } };
