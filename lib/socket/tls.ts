@@ -119,9 +119,8 @@ interface Handshake {
   failed(cause: unknown): void;
 }
 
-/** A TLS socket of Bun, the TCP socket that Bun has below it, and the timer of its end. */
+/** A TLS socket of Bun, and when it is closed but has not sent all, how long it has for that. */
 interface Secured extends Handle {
-  raw: Handle;
   linger?: Timer;
 }
 
@@ -160,9 +159,7 @@ export function secure(
   try {
     const data = handshake as unknown as Owner;
     const options = { tls: secrets, isServer, socket: handlers, data };
-    const [raw, secured] = plain.upgradeTLS<Owner>(options);
-    handle = Object.assign(secured, { raw, end: endSecured });
-    raw.data = handle as unknown as Owner;
+    handle = Object.assign(plain.upgradeTLS<Owner>(options)[1], { end: endSecured });
   } catch (cause) {
     refuse(cause);
   }
@@ -172,7 +169,6 @@ export function secure(
 export const rawHandlers: Bun.SocketHandler<Owner> = {
   open: Socket.handlers.open,
   drain() {},
-  close: (raw) => clearTimeout((raw.data as unknown as Partial<Secured>).linger),
   connectError() {},
 };
 
@@ -181,10 +177,14 @@ const handlers: Bun.SocketHandler<Owner> = {
   ...Socket.handlers,
   open() {},
   handshake: (handle, success, cause) => pending(handle)?.done(success, cause),
-  drain: (handle) => void (pending(handle) ?? Socket.handlers.drain!(handle)),
+  drain: (handle: Secured) => {
+    if (handle.linger !== undefined) endSent(handle);
+    else if (!pending(handle)) Socket.handlers.drain!(handle);
+  },
   end: (handle) => void (pending(handle) ?? Socket.handlers.end!(handle)),
   error: (handle, cause) => Socket.handlers.close!(handle, explained(cause)),
-  close: (handle, cause) => {
+  close: (handle: Secured, cause) => {
+    clearTimeout(handle.linger);
     pending(handle)?.failed(cause ?? { code: "ECONNRESET", message: "" });
     Socket.handlers.close!(handle, cause);
   },
@@ -211,10 +211,19 @@ function explained(cause: any): Explained {
 
 // ---- the end
 
-// close(2) for TLS: close_notify and FIN. What the kernel had no room for is still with Bun, which
-// closes the descriptor when that has left, and would wait for ever for a peer that does not read.
+// close(2) for TLS: close_notify and FIN. What the kernel had no room for is still with Bun, and with its
+// own `end` it would be there for ever if the peer does not read. Nor is a part of it to look like all.
 function endSecured(this: Secured): void {
   this.shutdown();
-  Object.getPrototypeOf(this).end.call(this);
-  if (this.raw.readyState > 0) this.linger = setTimeout(() => this.raw.terminate(), LINGER_MS);
+  if (endSent(this)) return;
+  this.pause(); // nobody takes what comes
+  this.linger = setTimeout(() => this.terminate(), LINGER_MS);
+}
+
+/** Lets go of the descriptor, if all has left. */
+function endSent(handle: Secured): boolean {
+  if (handle.write("") === 0) return false;
+  clearTimeout(handle.linger);
+  Object.getPrototypeOf(handle).end.call(handle);
+  return true;
 }
