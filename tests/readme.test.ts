@@ -52,6 +52,14 @@ function codes(text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
 }
 
+/** A heading's anchor, as GitHub makes it. */
+function anchorOf(heading: string): string {
+  return heading
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N} _-]/gu, "")
+    .replaceAll(" ", "-");
+}
+
 /** What it links to and which pictures it shows. */
 function linksOf(text: string): string[] {
   return [...text.matchAll(/(?:\]\(|src="|srcset=")([^)"#]+)/g)].map(([, link]) => link!);
@@ -262,7 +270,9 @@ describe.each(documents)("the two languages of %s", (one, other) => {
   test.each([
     [one, text],
     [other, translated],
-  ])("every file that %s links to is there", (file, of) => {
+  ])("every file and heading that %s links to is there", (file, of) => {
+    const headings = [...of.matchAll(/^#+ (.*)/gm)].map(([, text]) => anchorOf(text!));
+    for (const [, anchor] of of.matchAll(/\]\(#([^)]+)\)/g)) expect(headings).toContain(anchor!);
     for (const link of linksOf(of).filter((link) => !link.startsWith("http"))) {
       expect(existsSync(join(root, dirname(file), link)), link).toBe(true);
     }
