@@ -40,9 +40,9 @@ function asyncio(way: string, loop = "asyncio"): Peer {
 }
 
 // Compiled into the folder `built`.
-function go(built: string, ...backend: string[]): Peer {
-  const build = ["go", "build", "-o", join(built, "go"), source("echo.go")];
-  return { name: "Go", needs: "go", build, run: [join(built, "go"), ...backend] };
+function go(built: string, program: string, ...backend: string[]): Peer {
+  const build = ["go", "build", "-o", join(built, program), source(`${program}.go`)];
+  return { name: "Go", needs: "go", build, run: [join(built, program), ...backend] };
 }
 
 function c(built: string): Peer {
@@ -71,7 +71,7 @@ export const echoPeers = (built: string): Peer[] => [
   asyncio("protocol"),
   asyncio("streams", "uvloop"),
   asyncio("protocol", "uvloop"),
-  go(built),
+  go(built, "echo"),
   c(built),
 ];
 
@@ -81,5 +81,14 @@ export const proxyPeers = (built: string, backend: string): Peer[] => [
   ours("lib, for await", "proxy", backend),
   node("Bun, node:net, pipe", bun, "proxy", backend),
   node("Node, pipe", "node", "proxy", backend),
-  go(built, backend),
+  go(built, "echo", backend),
+];
+
+/** WebSocket echo servers. */
+export const websocketPeers = (built: string): Peer[] => [
+  { name: "Bun.serve", needs: bun, run: [bun, source("websocket-bun.ts")] },
+  script("lib, websocket-server.ts", "websocket-server.ts"),
+  { name: "ws on Node", needs: "node", run: ["node", source("websocket-ws.mjs")] },
+  { name: "ws on Bun", needs: bun, run: [bun, source("websocket-ws.mjs")] },
+  { ...go(built, "websocket"), name: "Go, by hand" },
 ];

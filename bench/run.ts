@@ -13,7 +13,7 @@ import { join } from "node:path";
 
 import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
-import { bare, echoPeers, type Peer, proxyPeers, selectServer } from "./peers.ts";
+import { bare, echoPeers, type Peer, proxyPeers, selectServer, websocketPeers } from "./peers.ts";
 import { type Results, save } from "./picture.ts";
 
 const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
@@ -32,7 +32,10 @@ const {
   signal,
 } = cli(help, {
   loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
-  parts: { type: "string", about: "some of echo,rate,proxy,select,start,idle; all unless told" },
+  parts: {
+    type: "string",
+    about: "some of echo,rate,proxy,websocket,select,start,idle; all unless told",
+  },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
   rate: {
@@ -67,6 +70,7 @@ interface Load {
   size: number;
   rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
   idle?: number; // idle connections beside these
+  program?: string; // which sends it; echo-bench unless told
 }
 
 interface Result {
@@ -132,11 +136,11 @@ async function openIdle(pid: number, port: number, count: number): Promise<Dispo
 const WARM_UP_SECONDS = 0.5;
 
 async function echoBench(port: number, load: Load, seconds: number) {
-  const { connections, size, rate = 0 } = load;
+  const { connections, size, rate = 0, program = "../scripts/echo-bench.ts" } = load;
   const flags = Object.entries({ port, connections, size, rate, seconds }).map(
     ([name, value]) => `--${name}=${value}`,
   );
-  const command = [process.execPath, join(import.meta.dir, "../scripts/echo-bench.ts"), "--json"];
+  const command = [process.execPath, join(import.meta.dir, program), "--json"];
   const bench = start(1, [...command, ...flags]);
   const result = await new Response(bench.stdout).text();
   return result === "" ? fail(`no result under ${connections}x${size}`) : JSON.parse(result);
@@ -265,6 +269,14 @@ const measurements: Record<string, () => Promise<void>> = {
     }
   },
 
+  async websocket() {
+    for (const load of kinds) {
+      const title = `WebSocket echo, ${load.connections} connections x ${load.size} bytes of text`;
+      const program = "websocket-load.ts";
+      await compare(title, usable(websocketPeers(built)).map(under({ ...load, program })));
+    }
+  },
+
   // The cost of idle sockets in select(), under load and at two fixed rates.
   async select() {
     const busy = { connections: 8, size: 100 };
@@ -301,7 +313,8 @@ const measurements: Record<string, () => Promise<void>> = {
   },
 };
 
-if (only !== undefined && !echoPeers(built).some(({ name }) => name.includes(only))) {
+const named = [...echoPeers(built), ...websocketPeers(built)];
+if (only !== undefined && !named.some(({ name }) => name.includes(only))) {
   refuse(`--only: no peer's name holds "${only}"`);
 }
 const all = Object.keys(measurements);

@@ -5,11 +5,10 @@ import { formatAddress } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket } from "./socket.ts";
 import { checkCount } from "./socket/check.ts";
-import { Inbox } from "./socket/queues.ts";
+import { CHUNK, Inbox } from "./socket/queues.ts";
 import * as frames from "./websocket/frames.ts";
 import * as handshake from "./websocket/handshake.ts";
 
-const CHUNK = 65_536;
 const CLOSE_MS = 2_000; // for the peer's part of the closing handshake
 const GOING_AWAY = 1001;
 const NOTHING = Buffer.alloc(0);

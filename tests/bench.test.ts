@@ -178,6 +178,7 @@ describe("the benchmark", () => {
         expect(start).toMatch(/ \d+\.\d ms \|$/);
         expect(idle).toMatch(/ -?\d+\.\d\d KiB \|$/);
       }
+      expect(rows("Bun.serve")[0]).toMatch(measured);
       const [selects, more] = [
         rows("100 idle connections beside them"),
         rows("2000 idle connections beside them"),
