@@ -27,7 +27,7 @@ export function draw(plan: Plan, { language, commands, dropped }: Frame): string
   if (dropped > 0) notes.push(layout.words.cut(dropped));
   const middle = (layout.line[0] + layout.line[1]) / 2;
   const bottom = layout.floor + (notes.length > 0 ? 26 : 0);
-  const note = text(middle, layout.floor + 6, [["word", notes.join("; ")]], "middle");
+  const note = text(middle, layout.floor + 18, [["word", notes.join("; ")]], "middle");
 
   const [width, height] = [layout.width, bottom + 52];
   return [
