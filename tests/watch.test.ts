@@ -3,6 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { draw } from "../scripts/watch/draw.ts";
@@ -164,6 +165,9 @@ describe("which bytes are which", () => {
     ];
     const [connection] = tell(calls).connections;
     expect(connection!.kind).toBe("datagram");
+    const crosses = (calls: Call[]) => pictureOf(calls).match(/<line class="bad"/g)?.length ?? 0;
+    expect(crosses(calls)).toBe(0); // it may still come
+    expect(crosses([...calls, call(0, { call: "exit", args: "0" })])).toBe(2); // one cross
     expect(bytes(calls)).toEqual([
       [2, 5, 3],
       [4, 6, 4],
@@ -310,6 +314,44 @@ test("whatever a peer sends is text in the picture", () => {
   expect(svg).not.toMatch(/<b>|<script|\0|\x1b|\uffff/);
   expect(svg.match(/<\/svg>/g)).toHaveLength(1);
   expect(svg.isWellFormed()).toBe(true);
+});
+
+test("whatever was traced, there is a picture of it", () => {
+  const one = fc.record({
+    script: fc.integer({ min: 0, max: 2 }),
+    call: fc.constantFrom(
+      ...["accept", "connect", "datagram", "recv", "recvFrom", "sendAll", "sendTo", "trySend"],
+      ...["select", "shutdown", "close", "reset", "exit", "unrecv", "tryAccept"],
+    ),
+    n: fc.integer({ min: 1, max: 3 }),
+    bytes: fc.integer({ min: 0, max: 9 }),
+    began: fc.integer({ min: 0, max: 50 }),
+    took: fc.integer({ min: 0, max: 50 }),
+    error: fc.option(fc.constantFrom("ECONNRESET", "EPIPE", "ECONNREFUSED"), { nil: undefined }),
+    data: fc.string(),
+    times: fc.constantFrom(1, 1, 1, 12),
+  });
+  const property = fc.property(fc.array(one, { maxLength: 40 }), (all) => {
+    const calls = all.flatMap(({ call: name, n, bytes, began, took, times, script, ...rest }) =>
+      Array.from({ length: times }, (_, i): Call => {
+        const kind = /datagram|From|To/.test(name) ? "datagram" : "conn";
+        const [a, b] = [`127.0.0.1:500${n}`, `127.0.0.1:600${n}`];
+        const [local, remote] = script === 0 ? [a, b] : [b, a];
+        const makes = /accept|connect|datagram/i.test(name) && rest.error === undefined;
+        const made = makes ? { name: `${kind}#${n}`, local, remote } : undefined;
+        const on = /connect|datagram|select|exit/.test(name) ? undefined : `${kind}#${n}`;
+        const moves = /recv|send/i.test(name) ? { bytes: name === "unrecv" ? -bytes : bytes } : {};
+        const time = began + took + i;
+        const whole = { args: String(bytes), result: rest.data, pid: 100 + script, script };
+        return { ...whole, ...rest, ...moves, call: name, on, made, began: began + i, time };
+      }),
+    );
+    const made = plan(tell(calls));
+    const svg = draw(made, { language: "ko", commands: ["one"], dropped: 0 });
+    expect(svg).not.toMatch(/="[^"]*(NaN|undefined|Infinity|\de-)/); // in a shape
+    expect(svg.match(/<\/svg>/g)).toHaveLength(1);
+  });
+  fc.assert(property, { numRuns: Number(process.env.FUZZ_RUNS ?? 300) });
 });
 
 // ---- real processes

@@ -62,20 +62,21 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
   const [x, to] = [layout.x(end.side, connection), inside(layout, connection, other)];
   const drawn: string[] = [];
   const changes: Change[] = [];
+  const bytes = links.filter(({ kind }) => kind === "bytes");
+  const bySend = Map.groupBy(bytes, ({ from }) => from);
   for (const send of end.calls.filter(isSend)) {
-    if (!layout.has(send) || (send.bytes === 0 && kind === "stream")) continue;
-    const own = links.filter(({ from, kind }) => from === send && kind === "bytes");
+    if (!layout.has(send) || (send.bytes === 0 && (kind === "stream" || send.error))) continue;
+    const own = bySend.get(send) ?? [];
     const taken = own.flatMap(({ to, bytes }): Change[] =>
       layout.has(to) ? [[layout.ended(to), -bytes]] : [],
     );
     const y = layout.began(send);
+    const lost = kind === "datagram" && own.length === 0 && far !== undefined && !!closeOf(far);
     if (layout.isFolded(send)) {
-      changes.push([y, send.bytes!], ...taken);
+      if (!lost) changes.push([y, send.bytes!], ...taken);
       continue;
     }
     const straight = own.length === 1 && isAwaited(layout, connection, own[0]!);
-    const lost =
-      kind === "datagram" && own.length === 0 && far !== undefined && closeOf(far) !== undefined;
     const arrives = straight ? layout.ended(own[0]!.to) : y + SIZE.hop;
     if (far === undefined || lost) {
       const half = x + (to - x) * 0.7;

@@ -71,8 +71,9 @@ function drawProcess(layout: Layout, side: Side, commands: string[]): string[] {
   }
   // It may reach out to its own side, and up to the middle.
   const longest = Math.max(...commands.map((command) => Bun.stringWidth(command)));
-  const wide = Math.min(Math.max(120, longest * 8.6 + 28), layout.width / 2 - 20);
   const middle = (layout.line[0] + layout.line[1]) / 2;
+  const room = (side === 0 ? middle : layout.width - middle) - 18;
+  const wide = Math.min(Math.max(120, longest * 8.6 + 28), room);
   const left =
     side === 0 ? Math.min(x - wide / 2, middle - 8 - wide) : Math.max(x - wide / 2, middle + 8);
   drawn.push(box("name", left, 12, wide, 12 + SIZE.line * commands.length, 6));

@@ -44,7 +44,7 @@ export class Labels {
     if (call.thread) what.push(["soft", `${words.thread} ${call.thread} `]);
     const number = this.#numbers.get(`${actorOf(call)}/${call.on ?? call.made?.name}`);
     if (call.on !== undefined) {
-      const kind = call.on.replace(/#.*/, "");
+      const kind = kindOf(call.on);
       if (number && this.#many) what.push([colorOf(number), `${kind}#${number}`], ["soft", "."]);
       else what.push(["soft", `${kind}.`]);
     }
@@ -68,7 +68,7 @@ export class Labels {
       const name: Span =
         number === undefined
           ? ["soft", made.name]
-          : [colorOf(number), this.#many ? `conn#${number}` : "conn"];
+          : [colorOf(number), this.#many ? `${kindOf(made.name)}#${number}` : kindOf(made.name)];
       return [["soft", " → "], name, ["address", ` ${made.remote ?? made.local}`]];
     }
     if (result === "") return part === "end" ? [["soft", ` ${words.returns}`]] : [];
@@ -80,7 +80,7 @@ export class Labels {
 
   // Every thread and process numbers its own connections; in the picture each connection has one number.
   #renamed(call: Call, list: string): string {
-    return list.replace(/\b(conn|udp)#\d+/g, (name, kind) => {
+    return list.replace(/\b(conn|datagram)#\d+/g, (name, kind) => {
       const number = this.#numbers.get(`${actorOf(call)}/${name}`);
       if (number === undefined) return name;
       return this.#many ? `${kind}#${number}` : kind;
@@ -100,6 +100,11 @@ export class Labels {
       },
     );
   }
+}
+
+/** conn#1 -> conn */
+function kindOf(name: string): string {
+  return name.replace(/#.*/, "");
 }
 
 /** The class that colours a connection. */

@@ -102,8 +102,11 @@ function lanesOf({ connections, begins, ends, rows }: Plan): Map<Connection, num
   const until: number[] = []; // the last row of what a lane has
   for (const connection of connections) {
     const both = connection.ends.filter((end) => end !== undefined);
-    const from = Math.min(...both.map(({ origin }) => begins.get(origin) ?? 0));
-    const to = both.map((end) => ends.get(closeOf(end)!) ?? rows.length);
+    const isStream = connection.kind === "stream";
+    const first = both.map(({ origin, calls }) => (isStream ? origin : calls[0]!));
+    const from = Math.min(...first.map((call) => begins.get(call) ?? 0));
+    const last = both.map((end) => (isStream ? closeOf(end) : end.calls.at(-1)));
+    const to = last.map((call) => ends.get(call!) ?? rows.length);
     const free = until.findIndex((row) => row < from);
     const lane = free < 0 ? until.length : free;
     until[lane] = Math.max(...to);

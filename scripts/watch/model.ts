@@ -113,39 +113,61 @@ function pairStreams(ends: End[]): Pair[] {
 
 // If both ends are in one script, the accepted one is on the left.
 function sides(far?: End, near?: End): [End?, End?] {
-  if (near === undefined) return far!.side === 0 ? [far] : [undefined, far];
-  if (far !== undefined && far.side !== near.side)
-    return near.side === 0 ? [near, far] : [far, near];
-  return [far && { ...far, side: 0 }, { ...near, side: 1 }];
+  const [one, other] = [far, near].filter((end) => end !== undefined);
+  if (other === undefined) return one!.side === 0 ? [one] : [undefined, one];
+  if (one!.side === other.side)
+    return [
+      { ...one!, side: 0 },
+      { ...other, side: 1 },
+    ];
+  return one!.side === 0 ? [one, other] : [other, one];
 }
+
+/** An end of datagrams: one socket, and one of the addresses it exchanges datagrams with. */
+type Talk = End & { local: string; peer: string };
 
 // A datagram socket has an end for each address it exchanges datagrams with.
 function pairDatagrams(calls: Call[]): Pair[] {
-  const sockets = new Map<string, Call>();
-  const ends = new Map<string, End & { local: string; peer: string }>();
-  for (const call of calls) {
-    const { made, on, peer } = call;
-    if (made !== undefined && call.call === "datagram") {
-      sockets.set(`${actorOf(call)}/${made.name}`, call);
-    }
-    const origin = on === undefined ? undefined : sockets.get(`${actorOf(call)}/${on}`);
-    if (origin === undefined || peer === undefined) continue;
-    const side = call.script === 0 ? 0 : 1;
-    const { local } = origin.made!;
-    const key = `${actorOf(call)}/${on} ${peer}`;
-    const end = ends.get(key) ?? { side, origin: call, calls: [], local, peer };
-    if (end.origin !== call) end.calls.push(call);
-    ends.set(key, end);
-  }
-  const left = [...ends.values()];
+  const left = talksOf(calls);
   const pairs: Pair[] = [];
   for (let near = left.shift(); near !== undefined; near = left.shift()) {
     const { local, peer } = near;
-    const i = left.findIndex((far) => sameEnd(far.local, peer) && sameEnd(far.peer, local));
+    const i = left.findIndex((far) => sameEnd(far.local, peer) && sameEnd(local, far.peer));
     const [far] = i < 0 ? [] : left.splice(i, 1);
-    pairs.push({ kind: "datagram", ends: sides(near, far) });
+    // Who was connected to the other is the one that asks.
+    const asks = near.origin.made!.remote !== undefined;
+    pairs.push({ kind: "datagram", ends: asks ? sides(far, near) : sides(near, far) });
   }
   return pairs;
+}
+
+function talksOf(calls: Call[]): Talk[] {
+  const sockets = new Map<string, Call>();
+  const talks = new Map<string, Talk>();
+  const senders = new Map<string, string>(); // to an address: who was the last to send there
+  for (const call of calls) {
+    const { made, on, bytes } = call;
+    if (made !== undefined && call.call === "datagram") {
+      sockets.set(`${actorOf(call)}/${made.name}`, call);
+    }
+    const name = `${actorOf(call)}/${on}`;
+    const over = (talk: Talk) =>
+      call.call === "exit" ? talk.origin.pid === call.pid : talk.origin === sockets.get(name);
+    if (/^(close|exit)$/.test(call.call)) {
+      for (const talk of talks.values()) if (over(talk)) talk.exit ??= call;
+    }
+    const origin = sockets.get(name);
+    if (origin === undefined || bytes === undefined) continue;
+    const { local, remote } = origin.made!;
+    const peer = call.peer ?? remote ?? senders.get(local);
+    if (peer === undefined) continue;
+    if (isSend(call)) senders.set(peer, local);
+    const side = call.script === 0 ? 0 : 1;
+    const talk = talks.get(`${name} ${peer}`) ?? { side, origin, calls: [], local, peer };
+    talk.calls.push(call);
+    talks.set(`${name} ${peer}`, talk);
+  }
+  return [...talks.values()];
 }
 
 // A socket bound to any address (0.0.0.0) is reached at one of them.
@@ -200,13 +222,17 @@ function stream(from: End, to: End): Link[] {
   return links;
 }
 
-// Datagrams arrive whole or not at all, in any order: they are matched by their bytes.
+// Datagrams arrive whole or not at all, in any order: they are matched by their bytes. One may have been
+// cut to the size that was asked for.
 function datagrams(from: End, to: End): Link[] {
   const received = callsOf(to).filter(isReceive);
   return callsOf(from)
     .filter(isSend)
     .flatMap((send): Link[] => {
-      const i = received.findIndex(({ bytes, data }) => bytes === send.bytes && data === send.data);
+      const i = received.findIndex(
+        ({ bytes, data, args }) =>
+          data === send.data && (bytes === send.bytes || args === String(bytes)),
+      );
       const [to] = i < 0 ? [] : received.splice(i, 1);
       return to === undefined ? [] : [{ kind: "bytes", from: send, to, bytes: send.bytes! }];
     });

@@ -50,16 +50,17 @@ export function plan(story: Story): Plan {
       moments.push({ at: call.time, part: "end", ...about });
     }
   };
+  // A call that gave a socket for datagrams belongs to all who talk through it.
+  const sides = new Map(story.others.map((call): [Call, Side] => [call, call.script > 0 ? 1 : 0]));
   for (const connection of connections) {
     for (const end of connection.ends) {
       if (end === undefined) continue;
-      const calls = connection.kind === "stream" ? callsOf(end) : end.calls;
-      for (const call of calls) add(call, end.side, connection);
+      if (connection.kind === "stream") add(end.origin, end.side, connection);
+      else sides.set(end.origin, end.side);
+      for (const call of end.calls) add(call, end.side, connection);
     }
   }
-  for (const call of new Set([...story.others, ...origins(connections)])) {
-    add(call, call.script > 0 ? 1 : 0);
-  }
+  for (const [call, side] of sides) add(call, side);
   const rows = join(inOrder(moments, connections));
 
   const begins = new Map<Call, number>();
@@ -73,23 +74,13 @@ export function plan(story: Story): Plan {
   return { connections, more: story.connections.length - connections.length, rows, begins, ends };
 }
 
-// The calls that gave datagram sockets.
-function origins(connections: Connection[]): Call[] {
-  return connections
-    .filter(({ kind }) => kind === "datagram")
-    .flatMap(({ ends }) => ends.flatMap((end) => (end ? [end.origin] : [])));
-}
-
 // Sorted by time; but the clocks of two processes may differ a little, so a receive is moved below its send.
 function inOrder(moments: Row[], connections: Connection[]): Row[] {
   const sorted = moments.toSorted((a, b) => a.at - b.at);
   const begin = new Map<Call, Row>();
   for (const row of sorted) if (row.call && row.part !== "end") begin.set(row.call, row);
-  const causes = new Map<Call, Row[]>();
-  for (const { from, to } of connections.flatMap(({ links }) => links)) {
-    const cause = begin.get(from);
-    if (cause !== undefined) causes.set(to, [...(causes.get(to) ?? []), cause]);
-  }
+  const links = connections.flatMap(({ links }) => links);
+  const causes = Map.groupBy(links, ({ to }) => to);
   const before = new Map<string, Row>(); // the last one of each thread
   const previous = new Map<Row, Row>();
   for (const row of sorted) {
@@ -105,7 +96,11 @@ function inOrder(moments: Row[], connections: Connection[]): Row[] {
     under.add(row);
     const own = previous.get(row);
     if (own !== undefined) put(own);
-    if (row.call && row.part !== "begin") causes.get(row.call)?.forEach(put);
+    const caused = row.call && row.part !== "begin" ? (causes.get(row.call) ?? []) : [];
+    for (const { from } of caused) {
+      const cause = begin.get(from);
+      if (cause !== undefined) put(cause);
+    }
     order.add(row);
   };
   sorted.forEach(put);
