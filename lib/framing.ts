@@ -4,32 +4,39 @@
 // (receive until EOF).
 
 import { SocketError, type Syscall } from "./errors.ts";
-import type { Socket } from "./socket.ts";
+import type { Socket, WaitOptions } from "./socket.ts";
 import { checkCount, toBytes } from "./socket/check.ts";
-import { CHUNK, Inbox } from "./socket/queues.ts";
+import type { Inbox } from "./socket/queues.ts";
+import { isTooMany } from "./socket/turn.ts";
 
 const MIB = 1 << 20;
+
+/** Up to this size, in bytes, a message is copied behind its length, to be one send. */
+const SMALL = 64 * 1024;
 
 /** One way to draw the boundaries. Made by `fixedLength`, `delimited` or `lengthPrefixed`. */
 export interface Framing {
   /** A message as it goes on the wire; or the code of why the other side could not read it back. */
-  frame(message: Uint8Array): Uint8Array | "EMSGSIZE" | "EINVAL";
-  /** The messages that arrive, until EOF between two of them. */
-  receive(conn: Socket): AsyncGenerator<Buffer, void, undefined>;
+  frame(message: Uint8Array): Uint8Array[] | "EMSGSIZE" | "EINVAL";
+  /**
+   * For one connection: takes the next message out of what has come. null: it is not whole yet.
+   * "EMSGSIZE": it would be too long; then nothing is taken.
+   */
+  splitter(): (inbox: Inbox) => Buffer | null | "EMSGSIZE";
+  /** How many bytes a message has on the wire, at most. */
+  readonly most: number;
 }
+
+/** What a framing needs of a connection. */
+export type Framed = Pick<Socket, "sendAll" | "takeWhole" | "waitWhole" | "remoteAddress">;
 
 /** Every message is `bytes` long, at least 1. */
 export function fixedLength(bytes: number): Framing {
   checkCount("the length of a message", bytes, 1);
   return {
-    frame: (message) => (message.length === bytes ? message : "EMSGSIZE"),
-    async *receive(conn) {
-      for (;;) {
-        const message = await recvOrEnd(conn, bytes);
-        if (message === null) return;
-        yield message;
-      }
-    },
+    frame: (message) => (message.length === bytes ? [message] : "EMSGSIZE"),
+    splitter: () => (inbox) => (inbox.length < bytes ? null : inbox.take(bytes)),
+    most: bytes,
   };
 }
 
@@ -49,34 +56,22 @@ export function delimited(
       // Not within the message, and not across its end either: "ab" + "bc" would end at the "b".
       const framed = Buffer.concat([message, mark]);
       if (framed.indexOf(mark) < message.length) return "EINVAL";
-      return message.length > maxBytes ? "EMSGSIZE" : framed;
+      return message.length > maxBytes ? "EMSGSIZE" : [framed];
     },
-    async *receive(conn) {
-      const ahead = new Inbox();
+    splitter() {
       let searched = 0;
-      try {
-        for (;;) {
-          const end = ahead.indexOf(mark, searched);
-          if (end >= 0) {
-            const message = ahead.take(end);
-            ahead.take(mark.length);
-            searched = 0;
-            yield message;
-            continue;
-          }
-          // A delimiter may have begun in the last bytes; nothing before them is looked at again.
-          searched = Math.max(0, ahead.length - mark.length + 1);
-          const room = maxBytes + mark.length - ahead.length;
-          if (room === 0) throw failure("EMSGSIZE", "recv", conn);
-          const chunk = await conn.recv(Math.min(room, CHUNK));
-          if (chunk.length === 0) return endOf(conn, ahead);
-          ahead.push(chunk);
-        }
-      } finally {
-        // Whoever leaves the loop early finds on the socket what was read ahead.
-        if (ahead.length > 0) conn.unrecv(ahead.take(ahead.length));
-      }
+      return (inbox) => {
+        const end = inbox.indexOf(mark, searched);
+        // A delimiter may have begun in the last bytes; nothing before them is looked at again.
+        searched = end < 0 ? Math.max(0, inbox.length - mark.length + 1) : 0;
+        if (end > maxBytes || searched > maxBytes) return "EMSGSIZE";
+        if (end < 0) return null;
+        const message = inbox.take(end);
+        inbox.take(mark.length);
+        return message;
+      };
     },
+    most: maxBytes + mark.length,
   };
 }
 
@@ -95,19 +90,22 @@ export function lengthPrefixed(
   return {
     frame(message) {
       if (message.length > max) return "EMSGSIZE";
-      const framed = Buffer.allocUnsafe(bytes + message.length);
+      const isSmall = message.length <= SMALL;
+      const framed = Buffer.allocUnsafe(bytes + (isSmall ? message.length : 0));
       framed.writeUIntBE(message.length, 0, bytes);
+      if (!isSmall) return [framed, message];
       framed.set(message, bytes);
-      return framed;
+      return [framed];
     },
-    async *receive(conn) {
-      for (;;) {
-        const prefix = await recvOrEnd(conn, bytes);
-        if (prefix === null) return;
-        const length = prefix.readUIntBE(0, bytes);
-        yield await recvBody(conn, prefix, length, max);
-      }
+    splitter: () => (inbox) => {
+      if (inbox.length < bytes) return null;
+      const length = inbox.readUInt(bytes);
+      if (length > max) return "EMSGSIZE";
+      if (inbox.length < bytes + length) return null;
+      inbox.take(bytes);
+      return inbox.take(length);
     },
+    most: bytes + max,
   };
 }
 
@@ -115,61 +113,95 @@ export function lengthPrefixed(
  * The messages that arrive on `conn`. Ends at EOF between two messages; breaking out closes nothing,
  * and leaves the socket right behind the last message, so that a protocol can go on differently.
  *
+ * On a connection with an idle timeout, a message that has begun has that time to become whole.
+ *
  * Rejects with `SocketError`: `EMSGSIZE` for a message over the limit, `EINCOMPLETE` when the end of
- * the connection cuts one off, and whatever `recv` rejects with.
+ * the connection cuts one off (what there is of it is the error's `partial`), `ETIMEDOUT`, and whatever
+ * `recv` rejects with.
  *
  * @example
  * for await (const line of messages(conn, delimited("\n"))) console.log(String(line));
  */
-export function messages(conn: Socket, framing: Framing): AsyncGenerator<Buffer, void, undefined> {
-  return framing.receive(conn);
+export function messages(
+  conn: Framed,
+  framing: Framing,
+  options?: WaitOptions,
+): AsyncIterableIterator<Buffer, undefined> {
+  const split = framing.splitter();
+  const take = () => {
+    const message = conn.takeWhole(split);
+    if (message === "EMSGSIZE") throw failure(message, "recv", conn);
+    return message;
+  };
+  return {
+    next() {
+      try {
+        const message = isTooMany() ? null : take();
+        if (message !== null) return Promise.resolve(toResult(message));
+      } catch (error) {
+        return Promise.reject(error);
+      }
+      return conn.waitWhole(take, framing.most, options).then(toResult);
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
+}
+
+/**
+ * The lines of text that arrive on `conn`, without the `\n` or `\r\n` at their ends; the last one also
+ * when the connection ends without it. Python's `for line in conn.makefile()`.
+ *
+ * Rejects as `messages` does; `EMSGSIZE` for a line of over `maxBytes` bytes (default: 1 MiB).
+ *
+ * @example
+ * for await (const line of lines(conn, { maxBytes: 1024 })) console.log(line);
+ */
+export async function* lines(
+  conn: Framed,
+  { maxBytes, ...options }: { maxBytes?: number } & WaitOptions = {},
+): AsyncGenerator<string, void, undefined> {
+  const text = (line: Buffer) =>
+    line.toString("utf8", 0, line.length - (line.at(-1) === 13 ? 1 : 0));
+  try {
+    for await (const line of messages(conn, delimited("\n", { maxBytes }), options))
+      yield text(line);
+  } catch (error) {
+    if (!(error instanceof SocketError && error.code === "EINCOMPLETE")) throw error;
+    yield text(error.partial!);
+  }
 }
 
 /**
  * Sends one message. Rejects with `SocketError`, before anything is sent, for one that the other
  * side could not read back: `EMSGSIZE` (not the fixed length, or over the limit) and `EINVAL` (holds
  * the delimiter); and as `sendAll` does.
+ *
+ * @example
+ * await sendMessage(conn, lengthPrefixed(), "hello");
  */
-export async function sendMessage(
-  conn: Socket,
+export function sendMessage(
+  conn: Framed,
   framing: Framing,
   message: string | Uint8Array,
+  options?: WaitOptions,
 ): Promise<void> {
-  const framed = framing.frame(toBytes(message));
-  if (framed === "EINVAL") throw failure(framed, "send", conn, "the message holds the delimiter");
-  if (framed === "EMSGSIZE") throw failure(framed, "send", conn);
-  await conn.sendAll(framed);
-}
-
-// A FIN between two messages is the end (null); within one, it cuts that one off.
-async function recvOrEnd(conn: Socket, bytes: number): Promise<Buffer | null> {
   try {
-    return await conn.recvExactly(bytes);
+    const framed = framing.frame(toBytes(message));
+    if (framed === "EINVAL") throw failure(framed, "send", conn, "the message holds the delimiter");
+    if (framed === "EMSGSIZE") throw failure(framed, "send", conn);
+    if (framed.length === 1) return conn.sendAll(framed[0]!, options);
+    return Promise.all(framed.map((part) => conn.sendAll(part, options))) as Promise<any>;
   } catch (error) {
-    if (error instanceof SocketError && error.partial?.length === 0) return null;
-    throw error;
+    return Promise.reject(error);
   }
 }
 
-// A body that does not come leaves its length on the socket too: whoever tries again is still in step.
-async function recvBody(conn: Socket, prefix: Buffer, length: number, max: number) {
-  try {
-    if (length > max) throw failure("EMSGSIZE", "recv", conn);
-    return await conn.recvExactly(length);
-  } catch (error) {
-    const cutOff = error instanceof SocketError && error.partial !== undefined;
-    if (!cutOff) conn.unrecv(prefix);
-    throw error;
-  }
+function toResult(message: Buffer | undefined): IteratorResult<Buffer, undefined> {
+  return message === undefined ? { value: undefined, done: true } : { value: message, done: false };
 }
 
-function endOf(conn: Socket, ahead: Inbox): void {
-  if (ahead.length === 0) return;
-  const error = failure("EINCOMPLETE", "recv", conn);
-  error.partial = ahead.take(ahead.length);
-  throw error;
-}
-
-function failure(code: string, syscall: Syscall, conn: Socket, reason?: string): SocketError {
+function failure(code: string, syscall: Syscall, conn: Framed, reason?: string): SocketError {
   return new SocketError(code, syscall, conn.remoteAddress, { reason });
 }

@@ -5,7 +5,14 @@ import type { ServerSocket, Socket } from "./socket.ts";
 import { MAX_DELAY } from "./socket/alarm.ts";
 import { calls } from "./socket/calls.ts";
 import { checkTimeout } from "./socket/check.ts";
-import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
+import {
+  anyChange,
+  POLLERR,
+  POLLIN,
+  POLLNVAL,
+  POLLOUT,
+  type WaitOptions,
+} from "./socket/readiness.ts";
 
 /**
  * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
@@ -14,6 +21,8 @@ import { anyChange, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readines
  * again on the next call, until what they are ready for is done.
  *
  * `timeoutMs` is in milliseconds: then it gives three empty lists. 0 only looks; none waits for ever.
+ *
+ * `signal` ends the wait, which then rejects with its reason.
  *
  * It always lets the event loop turn, so that a loop around it starves nobody. Rejects with `EBADF`
  * when one of the sockets is closed, before or while it waits.
@@ -27,8 +36,9 @@ export function select(
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs?: number,
+  options?: WaitOptions,
 ): Promise<[readable: (ServerSocket | Socket)[], writable: Socket[], inError: Socket[]]> {
-  return calls.run("select", wait, readers, writers, errors, timeoutMs);
+  return calls.run("select", wait, readers, writers, errors, timeoutMs, options);
 }
 
 async function wait(
@@ -36,6 +46,7 @@ async function wait(
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs: number | undefined,
+  { signal }: WaitOptions = {},
 ): ReturnType<typeof select> {
   const [r, w, e] = [[...readers], [...writers], [...errors]];
   if (timeoutMs === undefined && r.length + w.length + e.length === 0) {
@@ -44,16 +55,19 @@ async function wait(
   let timeUp = timeoutMs === 0;
   const expire = () => {
     timeUp = true;
-    anyChange.now();
+    anyChange.tell();
   };
   const timer =
     timeoutMs === undefined || timeUp
       ? undefined
       : setTimeout(expire, Math.min(checkTimeout(timeoutMs), MAX_DELAY));
+  const wake = () => anyChange.tell();
+  signal?.addEventListener("abort", wake);
   try {
     for (;;) {
       // After this turn, everything that came together is there together.
       await new Promise<void>((resolve) => setImmediate(resolve));
+      signal?.throwIfAborted();
       const readable = r.filter((socket) => can(socket, POLLIN));
       const writable = w.filter((socket) => can(socket, POLLOUT));
       const inError = e.filter((socket) => can(socket, POLLERR));
@@ -63,6 +77,7 @@ async function wait(
     }
   } finally {
     clearTimeout(timer);
+    signal?.removeEventListener("abort", wake);
   }
 }
 

@@ -14,7 +14,7 @@ export type TraceMode = "text" | "json";
 
 /** The classes whose methods are wrapped, all but `NOT_SHOWN`. A new method is traced without a change here. */
 const CLASSES = { conn: Socket, server: ServerSocket };
-const NOT_SHOWN = ["constructor", "poll", "opened"];
+const NOT_SHOWN = ["constructor", "poll", "opened", "endReceiving"];
 
 /** A call that has returned, as `--trace=json` writes it, one a line. Fields that do not apply are left out. */
 export interface TracedCall {

@@ -58,6 +58,11 @@ def obey(conn):
             while len(data) < argument and (chunk := conn.recv(argument - len(data))): data += chunk
         elif command == "recvToEnd":
             data = recv_all(conn)
+        elif command == "recvToReset":
+            try:
+                while chunk := conn.recv(65536): data += chunk
+                raise Exception("no reset")
+            except ConnectionResetError: pass
         else:
             for sender in senders: sender.join()
             if command == "shutdownWrite": conn.shutdown(socket.SHUT_WR)
@@ -130,6 +135,7 @@ function pythonPeer(process: Process): Peer {
     sendAll: async (data) => void (await tell("sendAll", Buffer.from(data).toString("base64"))),
     recvExactly: (bytes) => tell("recvExactly", bytes),
     recvToEnd: () => tell("recvToEnd"),
+    recvToReset: () => tell("recvToReset"),
     shutdownWrite: async () => void (await tell("shutdownWrite")),
     close: async () => void (await tell("close")),
     reset: async () => void (await tell("reset")),

@@ -59,7 +59,7 @@ test("any split of the stream gives the same messages", async () => {
         for await (const message of messages(both.far, framing)) got.push(message);
         return got;
       })();
-      const wire = Buffer.concat(outgoing.map((one) => framing.frame(one) as Uint8Array));
+      const wire = Buffer.concat(outgoing.flatMap((one) => framing.frame(one) as Uint8Array[]));
       for (let at = 0, i = 0; at < wire.length; i++) {
         const size = sizes[i % sizes.length]!;
         await both.near.sendAll(wire.subarray(at, at + size));

@@ -3,20 +3,36 @@
 // Bun calls back when bytes have come; those that nobody asked for yet wait in the inbox, and above
 // a limit Bun stops reading, so that the kernel's window closes and the peer has to wait. Bun's
 // `write` takes what the kernel has room for; the rest waits in the outbox, in its caller's array.
+// Small sends after the first one of a turn wait there, too, and leave together when the turn ends.
 //
 // No function on the path of a message is async, and a promise is made only for a call that really
 // has to wait: that is what keeps these verbs nearly as cheap as bare callbacks.
 
-import { Alarm } from "./alarm.ts";
-import { checkCount, checkTimeout, toBytes } from "./check.ts";
 import { type Address, asWritten } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
-import { CHUNK, Inbox, Outbox } from "./queues.ts";
-import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./readiness.ts";
+import { Alarm } from "./alarm.ts";
+import { checkCount, checkTimeout, toBytes } from "./check.ts";
+import { Crowd } from "./crowd.ts";
+import { CHUNK, Inbox, Outbox, waiting } from "./queues.ts";
+import {
+  anyChange,
+  Change,
+  POLLERR,
+  POLLIN,
+  POLLNVAL,
+  POLLOUT,
+  retry,
+  type WaitOptions,
+} from "./readiness.ts";
 import { readableSide, writableSide } from "./streams.ts";
+import { atTurnsEnd, hasTurned, isTooMany, nextTurn } from "./turn.ts";
+
+export type { WaitOptions } from "./readiness.ts";
 
 /** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
 const INBOX_LIMIT = 64 * 1024;
+/** How long what was sent before a `close` may take to leave, in ms. */
+const LINGER_MS = 12_000;
 
 const EOF = Buffer.alloc(0);
 const SENT: Promise<void> = Promise.resolve();
@@ -24,26 +40,43 @@ const nothing = () => {};
 let lastHost = ""; // many connections come from one host: they share one text of it
 
 /** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
-export type Handle = Bun.Socket<Owner>;
-export type Owner = { opened(handle: Handle): void } | Socket;
+export type Handle = Bun.Socket<HandleData>;
+export type HandleData = { opened(handle: Handle): void } | Socket;
 
-export interface WaitOptions {
-  /** Ends the wait, which rejects with its reason. Nothing that was received is lost. */
-  signal?: AbortSignal;
-}
-
-// What a Socket remembers, as bits.
-const ENDED = 1; // nothing more will come: the peer's FIN, a broken connection, our shutdown("read")
-const DEAF = 2; // our shutdown("read"): what still comes is dropped
+// What a Socket remembers, as bits, and what each event does to them (+ sets, - clears):
+//
+//                          recv  recv  pau  full  send  fin  gone  bro   sent    torn
+//                          ended shut  sed        shut  due        ken   lately
+//   data                                                                  -
+//   inbox over its limit                +
+//   inbox below it again                -
+//   peer's FIN              +
+//   shutdown("read")        +     +     -
+//   endReceiving()          +           -
+//   kernel takes a part                       +
+//   drain                                     -
+//   first send of a turn                                                  +
+//   end of such a turn                                                    -
+//   shutdown("write")                               +     +
+//   outbox empty                                          -
+//   send meets a reset                  -           +                +
+//   send is given up                                -     -                         +
+//   reset, idle timeout     +                                   +    +
+//   both FINs               +                                   +
+const RECV_ENDED = 1; // nothing more will come
+const RECV_SHUT = 2; // we have shut down receiving
 const PAUSED = 4; // Bun is not reading
 const FULL = 8; // the kernel had no room for all we wrote, and has not said since that it has
-const SHUT = 16; // our shutdown("write"), or a send that found the peer gone: sending is EPIPE
+const SEND_SHUT = 16; // sending is EPIPE
 const FIN_DUE = 32; // the FIN waits its turn behind the outbox
 const GONE = 64; // Bun has let go of the descriptor
 const BROKEN = 128; // the peer reset the connection, or stopped answering
+const SENT_LATELY = 256; // something was written in this turn: what follows is gathered
+const TORN = 512; // a send was given up: the peer must not see a clean end
+const WATCHED = 1024; // one of the crowd
 
 /** What most connections never need; made when one does, so that an idle one stays small. */
-class Extras {
+class Rare {
   readonly change = new Change();
   readonly outbox = new Outbox();
   timeout = Infinity;
@@ -53,10 +86,18 @@ class Extras {
   signal: AbortSignal | undefined;
   abortable = false;
   onAbort = nothing;
+  /** After a `close` that could not hand everything over: what still sends, and until when. */
+  lingering: Handle | null = null;
+  lingerDeadline = Infinity;
+  over: PromiseWithResolvers<void> | undefined;
   readable: ReadableStream<Uint8Array> | undefined;
   writable: WritableStream<Uint8Array> | undefined;
 
-  constructor(ring: () => void) {
+  constructor(
+    ring: () => void,
+    /** Run when a turn ends in which sends were gathered. */
+    readonly flush: () => void,
+  ) {
     this.alarm = new Alarm(ring);
   }
 }
@@ -71,15 +112,18 @@ class Extras {
 export class Socket implements Disposable, AsyncIterable<Buffer> {
   #handle: Handle | null;
   #bits = 0;
+  #bytesReceived = 0;
+  #bytesSent = 0;
   #inbox: Inbox | null = null; // null rather than empty
   #failure: SocketError | null = null;
-  #extras: Extras | null = null;
+  #rare: Rare | null = null;
   readonly #local: Address;
   readonly #remoteHost: string;
   readonly #remotePort: number;
-  // The waiting receiver, if any, wants `least` to `most` bytes.
+  // The waiting receiver, if any, wants `least` to `most` bytes. (Without one, `least` is how many it
+  // takes until a message is whole.)
   #resolve: ((chunk: Buffer | Promise<never>) => void) | null = null;
-  #least = 0;
+  #least = 1;
   #most = 0;
 
   /** @internal Use `connect()` or `server.accept()`. The addresses: as far as they are known. */
@@ -137,7 +181,7 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    */
   async recvExactly(bytes: number, options?: WaitOptions): Promise<Buffer> {
     checkCount("bytes", bytes, 0);
-    this.#open("recv");
+    this.#needHandle("recv");
     if (bytes === 0) return EOF;
     const chunk = await this.#receive(bytes, bytes, options?.signal);
     if (chunk.length === bytes) return chunk;
@@ -149,22 +193,22 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
   tryRecv(maxBytes: number): Buffer | null {
     const most = checkCount("maxBytes", maxBytes, 1);
-    if (this.#resolve !== null) return null; // what comes is spoken for
+    if (this.#resolve !== null) return null; // what comes is for the one that waits
     return this.#take(1, most);
   }
 
   /** Resolves when `tryRecv` would not return null: data, EOF or an error. */
-  waitReadable(): Promise<void> {
-    return this.#waitFor(POLLIN, "recv");
+  waitReadable(options?: WaitOptions): Promise<void> {
+    return this.#waitFor(POLLIN, "recv", options);
   }
 
   /** Gives bytes back that were received too far ahead: the next `recv` gives them again, first. */
   unrecv(bytes: Buffer): void {
-    if (this.#handle === null || this.#bits & DEAF || bytes.length === 0) return;
+    if (this.#handle === null || this.#bits & RECV_SHUT || bytes.length === 0) return;
     const rest = this.#inbox;
     this.#inbox = new Inbox(bytes);
     if (rest !== null) this.#inbox.push(rest.take(rest.length));
-    this.#serve();
+    this.#wakeReceiver();
     this.#changed();
   }
 
@@ -175,28 +219,78 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   /** The receiving side as a Web Stream. Reads nothing ahead; cancelling it ends a waiting read. */
   get readable(): ReadableStream<Uint8Array> {
-    return (this.#needExtras().readable ??= readableSide(this));
+    return (this.#needRare().readable ??= readableSide(this));
+  }
+
+  /**
+   * @internal What `take` takes out of the bytes that have come; null if it needs more, undefined at EOF.
+   * An end that cuts it off is `EINCOMPLETE`.
+   */
+  takeWhole<T>(take: (inbox: Inbox) => T | null): T | null | undefined {
+    this.#needHandle("recv");
+    if (this.#resolve !== null) throw this.#error("EBUSY", "recv");
+    const inbox = this.#inbox;
+    const whole = inbox === null ? null : take(inbox);
+    if (inbox !== null && inbox.length === 0) this.#inbox = null;
+    if (whole !== null) this.#least = 1;
+    if (this.#bits & PAUSED) this.#flow();
+    if (whole !== null || !(this.#bits & RECV_ENDED)) return whole;
+    if (this.#failure !== null) throw this.#failure;
+    if (inbox === null) return undefined;
+    const error = this.#error("EINCOMPLETE", "recv");
+    error.partial = inbox.take(inbox.length);
+    this.#inbox = null;
+    throw error;
+  }
+
+  /**
+   * @internal Waits for as long as `take`, a `takeWhole` of up to `most` bytes, gives null. What has
+   * begun to come is to be whole within the idle timeout.
+   */
+  waitWhole<T>(take: () => T | null, most: number, options?: WaitOptions): Promise<T> {
+    const { change, alarm, timeout } = this.#needRare();
+    let begun = false;
+    let deadline = performance.now() + timeout;
+    const attempt = () => {
+      const whole = take();
+      if (whole !== null) return whole;
+      const now = performance.now();
+      if (!begun && this.#inbox !== null) deadline = Math.min(deadline, now + this.idleTimeout);
+      begun = this.#inbox !== null;
+      if (now >= deadline) throw this.#error("ETIMEDOUT", "recv");
+      alarm.set(deadline);
+      if (this.#least !== most) {
+        this.#least = most;
+        this.#flow();
+      }
+      return null;
+    };
+    return retry(change, attempt, options);
   }
 
   #receive(least: number, most: number, signal?: AbortSignal): Promise<Buffer> {
     if (signal?.aborted) throw signal.reason;
     if (this.#resolve !== null) throw this.#error("EBUSY", "recv");
-    const chunk = this.#take(least, most);
-    if (chunk !== null) return Promise.resolve(chunk);
+    this.#needHandle("recv");
+    if (isTooMany()) atTurnsEnd(() => this.#wakeReceiver());
+    else {
+      const chunk = this.#take(least, most);
+      if (chunk !== null) return Promise.resolve(chunk);
+    }
     const { promise, resolve } = Promise.withResolvers<Buffer>();
     this.#resolve = resolve;
     this.#least = least;
     this.#most = most;
     if (least > INBOX_LIMIT) this.#flow();
-    if (signal !== undefined || this.#extras !== null) this.#limitReceive(signal);
+    if (signal !== undefined || this.#rare !== null) this.#limitReceive(signal);
     return promise;
   }
 
   // The non-blocking core: null while there are not `least` bytes and more may come.
   #take(least: number, most: number): Buffer | null {
-    this.#open("recv");
+    this.#needHandle("recv");
     const inbox = this.#inbox;
-    const ended = (this.#bits & ENDED) !== 0;
+    const ended = (this.#bits & RECV_ENDED) !== 0;
     if (inbox === null) {
       if (!ended) return null;
       if (this.#failure !== null) throw this.#failure;
@@ -211,20 +305,25 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   // Bun has read from the kernel.
   #received(chunk: Buffer): void {
-    if (this.#bits & DEAF) return;
-    const waiting = this.#resolve !== null && this.#inbox === null;
-    if (waiting && chunk.length >= this.#least && chunk.length <= this.#most) {
-      return this.#deliver(chunk); // straight to the receiver, uncopied
+    hasTurned();
+    this.#bits &= ~SENT_LATELY;
+    this.#bytesReceived += chunk.length;
+    if (this.#bits & RECV_ENDED) return; // by our own will: it is dropped
+    const { length } = chunk;
+    const waits = this.#resolve !== null && this.#inbox === null;
+    if (waits && length >= this.#least && length <= this.#most) {
+      this.#deliver(chunk); // straight to the receiver, uncopied
+      return waiting.isFull ? this.#flow() : undefined;
     }
     if (this.#inbox === null) this.#inbox = new Inbox(chunk);
-    else this.#inbox.push(chunk);
-    this.#serve();
+    else this.#inbox.push(chunk, Math.max(INBOX_LIMIT, this.#least));
+    this.#wakeReceiver();
     this.#flow();
     this.#changed();
   }
 
   // Gives the waiting receiver what it waits for, if that is there by now.
-  #serve(): void {
+  #wakeReceiver(): void {
     if (this.#resolve === null) return;
     try {
       const chunk = this.#take(this.#least, this.#most);
@@ -237,24 +336,28 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
   #deliver(chunk: Buffer): void {
     const resolve = this.#resolve!;
     this.#resolve = null;
+    this.#least = 1;
     resolve(chunk);
   }
 
   #refuse(reason: unknown): void {
     const resolve = this.#resolve;
     this.#resolve = null;
+    this.#least = 1;
     resolve?.(Promise.reject(reason)); // which saves every idle connection a `reject` to keep
   }
 
   // Flow control: Bun reads while the inbox is below the limit, or a recvExactly waits for more.
   #flow(): void {
-    if (this.#bits & (DEAF | GONE)) return;
-    const wanted = this.#resolve === null ? 0 : this.#least - 1;
-    const full = this.#inbox !== null && this.#inbox.length > Math.max(INBOX_LIMIT, wanted);
-    if (full === ((this.#bits & PAUSED) !== 0)) return;
+    const bits = this.#bits;
+    if (bits & (GONE | BROKEN)) return;
+    const over =
+      this.#inbox !== null && this.#inbox.length > Math.max(INBOX_LIMIT, this.#least - 1);
+    const full = !(bits & RECV_ENDED) && (over || (waiting.isFull && (bits & WATCHED) !== 0));
+    if (full === ((bits & PAUSED) !== 0)) return;
     this.#bits ^= PAUSED;
     if (full) this.#handle?.pause();
-    else this.#handle?.resume();
+    else (this.#handle ?? this.#rare?.lingering)?.resume();
   }
 
   // ---- sending
@@ -265,12 +368,13 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    *
    * Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, and with `ETIMEDOUT`.
    */
-  send(data: string | Uint8Array): Promise<number> {
+  send(data: string | Uint8Array, options?: WaitOptions): Promise<number> {
     try {
       const bytes = toBytes(data);
-      const sent = this.#trySend(bytes);
-      if (sent > 0 || bytes.length === 0) return Promise.resolve(sent);
-      return this.#queue(bytes, 0, false);
+      options?.signal?.throwIfAborted();
+      const sent = this.#give(bytes);
+      if (sent === 0 && bytes.length > 0) return this.#queue(bytes, 0, false, options);
+      return isTooMany(sent) ? nextTurn().then(() => sent) : Promise.resolve(sent);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -281,80 +385,146 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    * which is before the peer does. Several may be under way: they go out whole, in the order of the
    * calls. Python's `sendall`.
    *
-   * Rejects as `send` does; the error's `bytesSent` is how much the kernel took.
+   * Small ones (up to 64 KiB together) that follow another one in the same turn of the event loop
+   * resolve at once, and leave together when the turn ends. If the connection turns out to be broken
+   * then, the next call says so, and `closed`.
+   *
+   * Rejects as `send` does; the error's `bytesSent` is how much the kernel took. The peer of a
+   * connection on which a send was given up, by a timeout or a signal, never sees a clean end.
    */
-  sendAll(data: string | Uint8Array): Promise<void> {
+  sendAll(data: string | Uint8Array, options?: WaitOptions): Promise<void> {
     try {
       const bytes = toBytes(data);
-      const sent = this.#trySend(bytes);
-      if (sent === bytes.length) return SENT;
-      return this.#queue(bytes, sent, true) as Promise<any>;
+      options?.signal?.throwIfAborted();
+      const sent = this.#give(bytes);
+      if (sent < bytes.length) return this.#queue(bytes, sent, true, options);
+      return isTooMany(sent) ? nextTurn() : SENT;
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  /** Hands the kernel what fits right now: how many bytes that was, 0 when there is no room. */
+  /** Hands over what fits right now, as `send` does: how many bytes that was, 0 when there is no room. */
   trySend(data: string | Uint8Array): number {
-    return this.#trySend(toBytes(data));
+    return this.#give(toBytes(data));
   }
 
   /** Resolves when `trySend` is worth a try: there may be room, or there is an error to be told. */
-  waitWritable(): Promise<void> {
-    return this.#waitFor(POLLOUT, "send");
+  waitWritable(options?: WaitOptions): Promise<void> {
+    return this.#waitFor(POLLOUT, "send", options);
   }
 
   /** The sending side as a Web Stream. Closing it sends FIN, aborting it resets the connection. */
   get writable(): WritableStream<Uint8Array> {
-    return (this.#needExtras().writable ??= writableSide(this));
+    return (this.#needRare().writable ??= writableSide(this));
   }
 
-  #trySend(bytes: Uint8Array): number {
-    this.#open("send");
-    if (this.#bits & (SHUT | GONE)) throw this.#sendError(0);
-    if (bytes.length === 0 || this.#queued()) return 0; // those that wait go first
+  // How many bytes the kernel took, or were gathered.
+  #give(bytes: Uint8Array): number {
+    this.#needHandle("send");
+    if (this.#bits & (SEND_SHUT | GONE)) throw this.#sendError(0);
+    if (bytes.length === 0) return 0;
+    if (this.#bits & SENT_LATELY || this.#queued()) return this.#gather(bytes);
+    this.#bits |= SENT_LATELY;
     return this.#write(bytes);
   }
 
+  #gather(bytes: Uint8Array): number {
+    const { outbox, flush } = this.#needRare();
+    if (!(this.#bits & FULL)) {
+      const isFirst = outbox.isEmpty;
+      if (outbox.gather(bytes)) {
+        if (isFirst) atTurnsEnd(flush);
+        return bytes.length;
+      }
+      this.#flush();
+    }
+    return outbox.isEmpty ? this.#write(bytes) : 0; // others wait, and go first
+  }
+
   #write(bytes: Uint8Array): number {
-    const sent = this.#handle!.write(bytes);
+    const sent = (this.#handle ?? this.#rare!.lingering)!.write(bytes);
     if (sent < bytes.length) this.#bits |= FULL;
-    if (sent >= 0) return sent;
-    this.#bits |= SHUT;
+    if (sent < 0) return this.#meetReset();
+    this.#bytesSent += sent;
+    return sent;
+  }
+
+  // Bun tells of this reset once more, as an end; and not at all while it is paused.
+  #meetReset(): never {
+    this.#bits |= SEND_SHUT | BROKEN;
+    if (this.#bits & PAUSED) {
+      this.#bits ^= PAUSED;
+      this.#handle?.resume();
+    }
+    this.#changed();
     throw this.#sendError(0);
   }
 
   #queued(): boolean {
-    return this.#extras !== null && this.#extras.outbox.length > 0;
+    return this.#rare !== null && !this.#rare.outbox.isEmpty;
   }
 
-  #queue(bytes: Uint8Array, sent: number, all: boolean): Promise<number> {
-    const extras = this.#needExtras();
-    const deadline = performance.now() + extras.timeout;
-    const promise = extras.outbox.push(bytes, sent, all, deadline);
-    extras.alarm.set(deadline);
-    return promise;
+  #queue(bytes: Uint8Array, sent: number, all: boolean, options?: WaitOptions): Promise<any> {
+    const { outbox, timeout, alarm } = this.#needRare();
+    const deadline = performance.now() + timeout;
+    const signal = options?.signal;
+    const promise = outbox.push(bytes, sent, all, deadline, signal);
+    alarm.set(deadline);
+    if (signal === undefined) return promise;
+    const abort = () => {
+      if (
+        outbox.failFrom(
+          (sending) => sending.signal === signal,
+          () => signal.reason,
+        )
+      )
+        this.#giveUp();
+    };
+    signal.addEventListener("abort", abort);
+    return promise.finally(() => signal.removeEventListener("abort", abort));
+  }
+
+  // A send that nobody waits for any more has left a hole.
+  #giveUp(): void {
+    // A shutdown behind it is taken back.
+    if (this.#bits & FIN_DUE) this.#bits &= ~(FIN_DUE | SEND_SHUT);
+    this.#bits |= TORN;
+    this.#changed();
+  }
+
+  #flush(): void {
+    try {
+      this.#rare!.outbox.flush((bytes) => this.#write(bytes));
+    } catch {
+      this.#failSends("EPIPE");
+    }
+  }
+
+  #turnEnds(): void {
+    this.#bits &= ~SENT_LATELY;
+    if (this.#bits & FULL || !this.#queued()) return;
+    this.#flush();
+    this.#finish();
   }
 
   // Bun says that there may be room.
   #drained(): void {
     this.#bits &= ~FULL;
-    try {
-      this.#extras?.outbox.flush((bytes) => this.#write(bytes));
-    } catch {
-      this.#failSends("EPIPE");
-    }
+    if (this.#queued()) this.#flush();
     this.#finish();
     this.#changed();
   }
 
   #failSends(code: string): void {
-    this.#extras?.outbox.fail((sent) => this.#sendError(sent, code));
+    this.#rare?.outbox.fail((sent) => this.#sendError(sent, code));
   }
 
-  // The FIN, once nothing is before it.
+  // The FIN, or the end after a close, once nothing is before it.
   #finish(): void {
-    if (!(this.#bits & FIN_DUE) || this.#queued()) return;
+    if (this.#queued()) return;
+    this.#rare?.lingering?.end();
+    if (!(this.#bits & FIN_DUE)) return;
     this.#bits ^= FIN_DUE;
     this.#handle?.shutdown();
   }
@@ -363,28 +533,37 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
 
   /**
    * Ends one direction: shutdown(2). `"write"` sends FIN behind everything sent before: the peer's
-   * `recv` gives EOF, and we still receive. (If a send before it runs out of time, it is as if it
-   * had not been called: a FIN would call the part that went the whole.) `"read"` gives EOF to our
-   * own `recv` and drops what still comes; the peer is not told. Twice is fine.
+   * `recv` gives EOF, and we still receive. (After a send that was given up, the connection is reset
+   * instead: a FIN would make a partial message look complete.) `"read"` gives EOF to our own `recv` and drops what still comes;
+   * the peer is not told. Twice is fine.
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
       throw new TypeError(`shutdown takes "read", "write" or "both", not ${Bun.inspect(how)}`);
     }
-    this.#open(how === "read" ? "recv" : "send");
-    if (how !== "write" && !(this.#bits & DEAF)) this.#stopListening();
-    if (how === "read" || this.#bits & (SHUT | GONE)) return;
-    this.#bits |= SHUT | FIN_DUE;
+    this.#needHandle(how === "read" ? "recv" : "send");
+    if (how !== "write" && !(this.#bits & RECV_SHUT)) {
+      this.#bits |= RECV_SHUT;
+      this.#dropInbox();
+      this.#failure = null;
+      this.endReceiving();
+    }
+    if (how === "read" || this.#bits & (SEND_SHUT | GONE)) return;
+    if (this.#bits & TORN) return this.reset();
+    this.#bits |= SEND_SHUT | FIN_DUE;
+    this.#turnEnds();
     this.#finish();
     this.#changed();
   }
 
-  #stopListening(): void {
-    this.#inbox = null;
+  /**
+   * @internal For a server that stops: what has come is still received, and then EOF. What comes later
+   * is dropped, so that a `close` is a FIN and no reset.
+   */
+  endReceiving(): void {
+    this.#bits |= RECV_ENDED;
     this.#flow(); // what comes is read, to be dropped
-    this.#bits |= ENDED | DEAF;
-    this.#failure = null;
-    this.#serve();
+    this.#wakeReceiver();
     this.#changed();
   }
 
@@ -392,9 +571,15 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    * Closes the connection: close(2). What was sent still arrives, then FIN; if received bytes are
    * left unread in the kernel, it resets the connection instead, as everywhere. Calls that wait
    * reject with `EBADF`. Twice is fine.
+   *
+   * A part is never called the whole: with a send under way, or after one that was given up, this
+   * resets the connection. What was gathered and finds no room still leaves, within 12 s.
    */
   close(): void {
-    this.#release((handle) => handle.end());
+    if (this.#handle !== null) this.#turnEnds();
+    const isTorn = this.#bits & TORN || this.#rare?.outbox.isAwaited;
+    if (isTorn) this.reset();
+    else this.#release((handle) => (this.#queued() ? this.#linger(handle) : handle.end()));
   }
 
   /**
@@ -409,45 +594,77 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
     this.close();
   }
 
+  /** Resolves when the connection is over, whoever ended it: also when nobody receives or sends. */
+  get closed(): Promise<void> {
+    const over = (this.#needRare().over ??= Promise.withResolvers());
+    if (this.#isOver()) over.resolve();
+    return over.promise;
+  }
+
   #release(end: (handle: Handle) => void): void {
     const handle = this.#handle;
     if (handle === null) return;
     this.#handle = null;
-    this.#inbox = null;
+    this.#dropInbox();
     this.#refuse(this.#error("EBADF", "recv"));
+    if (!(this.#bits & GONE)) end(handle);
+    if (this.#rare?.lingering) return this.#changed();
     this.#failSends("EBADF");
     this.#settle();
-    if (!(this.#bits & GONE)) end(handle);
+  }
+
+  // Keeps the descriptor until the kernel has taken what was gathered.
+  #linger(handle: Handle): void {
+    const rare = this.#needRare();
+    rare.lingering = handle;
+    rare.lingerDeadline = performance.now() + LINGER_MS;
+    rare.alarm.set(rare.lingerDeadline);
+    this.#bits |= RECV_ENDED;
+    this.#flow();
   }
 
   // The peer's FIN.
   #ended(): void {
-    this.#bits |= ENDED;
-    this.#serve();
+    if (this.#bits & BROKEN) return; // a reset that a send has met: `close` follows
+    this.#bits |= RECV_ENDED;
+    this.#wakeReceiver();
     this.#changed();
   }
 
   // Bun has let go of the descriptor: both sides have sent FIN, or the connection broke.
   #gone(cause?: Error & { code?: string }): void {
-    if (this.#handle === null) return; // it was us
-    if (cause !== undefined) {
+    if (this.#isOver()) return; // it was us
+    if (this.#rare !== null) this.#rare.lingering = null;
+    let code = "EPIPE";
+    if (cause !== undefined || this.#bits & BROKEN) {
       // A reset that comes behind the peer's FIN is EPIPE to Bun.
-      const code = cause.code === undefined || cause.code === "EPIPE" ? "ECONNRESET" : cause.code;
-      if (!(this.#bits & ENDED)) this.#failure = this.#error(code, "recv", cause);
+      code = cause?.code === undefined || cause.code === "EPIPE" ? "ECONNRESET" : cause.code;
+      if (!(this.#bits & RECV_ENDED)) this.#failure = this.#error(code, "recv", cause);
       this.#bits |= BROKEN;
     }
-    this.#bits |= ENDED | GONE;
-    this.#serve();
-    this.#failSends(this.#failure?.code ?? "EPIPE");
+    this.#bits |= RECV_ENDED | GONE;
+    this.#wakeReceiver();
+    this.#failSends(code);
     this.#settle();
+  }
+
+  #isOver(): boolean {
+    return (this.#bits & GONE) !== 0 || (this.#handle === null && !this.#rare?.lingering);
   }
 
   // Nothing will happen here any more: wakes those who wait, and lets go of timer and signal.
   #settle(): void {
-    const extras = this.#extras;
-    extras?.alarm.stop();
-    extras?.signal?.removeEventListener("abort", extras.onAbort);
+    if (this.#bits & WATCHED) Socket.#crowd.remove(this);
+    const rare = this.#rare;
+    rare?.alarm.stop();
+    rare?.signal?.removeEventListener("abort", rare.onAbort);
+    rare?.over?.resolve();
     this.#changed();
+  }
+
+  #dropInbox(): void {
+    this.#inbox?.take(this.#inbox.length);
+    this.#inbox = null;
   }
 
   // ---- how long to wait
@@ -459,46 +676,74 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    * Python's `settimeout`, in milliseconds.
    */
   setTimeout(ms: number | null): void {
-    this.#open("recv");
-    this.#needExtras().timeout = ms === null ? Infinity : checkTimeout(ms);
+    this.#needHandle("recv");
+    this.#needRare().timeout = ms === null ? Infinity : checkTimeout(ms);
   }
+
+  /**
+   * Ends the connection, with a reset, when no byte has moved either way for `ms` milliseconds (and at
+   * most a quarter of that longer): then every call fails with `ETIMEDOUT`. `null` is for ever.
+   *
+   * @example
+   * conn.setIdleTimeout(60_000);
+   */
+  setIdleTimeout(ms: number | null): void {
+    this.#needHandle("recv");
+    if (ms === null) return Socket.#crowd.remove(this);
+    Socket.#crowd.add(this, checkTimeout(ms));
+    this.#bits |= WATCHED;
+  }
+
+  /** @internal What `setIdleTimeout` was told, in ms; Infinity for none. */
+  get idleTimeout(): number {
+    return this.#bits & WATCHED ? Socket.#crowd.timeOf(this) : Infinity;
+  }
+
+  static readonly #crowd = new Crowd<Socket>({
+    moved: (conn) => conn.#bytesReceived + conn.#bytesSent,
+    flow: (conn) => conn.#flow(),
+    expire(conn) {
+      const handle = conn.#handle;
+      conn.#gone(Object.assign(new Error("no byte has moved"), { code: "ETIMEDOUT" }));
+      handle?.terminate();
+    },
+  });
 
   // A deadline and a signal for the waiting receiver. One timer and one listener serve the socket
   // from call to call: arming them for every message would cost more than the message.
   #limitReceive(signal: AbortSignal | undefined): void {
-    const extras = this.#needExtras();
-    const limited = extras.timeout < Infinity;
-    extras.recvDeadline = limited ? performance.now() + extras.timeout : Infinity;
-    extras.alarm.set(extras.recvDeadline);
-    extras.abortable = signal !== undefined;
-    if (signal === undefined || signal === extras.signal) return;
-    extras.signal?.removeEventListener("abort", extras.onAbort);
-    extras.signal = signal;
-    extras.onAbort = () => {
-      if (extras.abortable) this.#refuse(signal.reason);
+    const rare = this.#needRare();
+    rare.recvDeadline = performance.now() + rare.timeout;
+    rare.alarm.set(rare.recvDeadline);
+    rare.abortable = signal !== undefined;
+    if (signal === undefined || signal === rare.signal) return;
+    rare.signal?.removeEventListener("abort", rare.onAbort);
+    rare.signal = signal;
+    rare.onAbort = () => {
+      if (rare.abortable) this.#refuse(signal.reason);
     };
-    signal.addEventListener("abort", extras.onAbort);
+    signal.addEventListener("abort", rare.onAbort);
   }
 
   #expire(): void {
-    const extras = this.#needExtras();
+    const rare = this.#needRare();
     const now = performance.now();
-    if (extras.recvDeadline <= now) {
-      extras.recvDeadline = Infinity;
+    if (rare.lingerDeadline <= now) rare.lingering?.terminate();
+    if (rare.recvDeadline <= now) {
+      rare.recvDeadline = Infinity;
       this.#refuse(this.#error("ETIMEDOUT", "recv"));
     }
-    if (extras.outbox.expire(now, (sent) => this.#sendError(sent, "ETIMEDOUT"))) {
-      if (this.#bits & FIN_DUE) this.#bits &= ~(FIN_DUE | SHUT);
-      this.#changed();
-    }
-    extras.alarm.set(Math.min(extras.recvDeadline, extras.outbox.deadline));
+    const isLate = ({ deadline }: { deadline: number }) => deadline <= now;
+    if (rare.outbox.failFrom(isLate, (sent) => this.#sendError(sent, "ETIMEDOUT"))) this.#giveUp();
+    rare.alarm.set(Math.min(rare.recvDeadline, rare.outbox.deadline, rare.lingerDeadline));
+    rare.change.tell(); // a `waitWhole` knows its own deadline
   }
 
   // ---- options
 
   /** Sends small pieces at once instead of gathering them: `TCP_NODELAY`, tcp(7). */
   setNoDelay(on = true): void {
-    this.#open("send").setNoDelay(on);
+    this.#needHandle("send").setNoDelay(on);
   }
 
   /**
@@ -508,51 +753,76 @@ export class Socket implements Disposable, AsyncIterable<Buffer> {
    */
   setKeepAlive(on = true, initialDelayMs = 0): void {
     const seconds = Math.ceil(checkCount("initialDelayMs", initialDelayMs, 0) / 1000);
-    this.#open("send").setKeepAlive(on, seconds * 1000);
+    this.#needHandle("send").setKeepAlive(on, seconds * 1000);
   }
 
   // ---- state
+
+  /** Bytes that have come so far. */
+  get bytesReceived(): number {
+    return this.#bytesReceived;
+  }
+
+  /** Bytes that the kernel has taken so far. */
+  get bytesSent(): number {
+    return this.#bytesSent;
+  }
+
+  /** Bytes that were given to `send`, `sendAll` and `trySend` and that the kernel has not taken yet. */
+  get bufferedAmount(): number {
+    return this.#rare === null ? 0 : this.#rare.outbox.bytes;
+  }
 
   /** What would not have to wait, as bits: poll(2) on this one socket, right now. */
   poll(): number {
     if (this.#handle === null) return POLLNVAL;
     const bits = this.#bits;
-    const readable = bits & ENDED || (this.#inbox !== null && this.#resolve === null);
-    const writable = bits & (SHUT | GONE) || !(bits & FULL || this.#queued());
+    const readable = bits & RECV_ENDED || (this.#inbox !== null && this.#resolve === null);
+    const writable = bits & (SEND_SHUT | GONE) || !(bits & FULL || this.#rare?.outbox.isAwaited);
     return (readable ? POLLIN : 0) | (writable ? POLLOUT : 0) | (bits & BROKEN ? POLLERR : 0);
   }
 
-  async #waitFor(event: number, syscall: Syscall): Promise<void> {
-    while (this.#open(syscall) && !(this.poll() & event)) await this.#needExtras().change.wait();
+  #waitFor(event: number, syscall: Syscall, options?: WaitOptions): Promise<any> {
+    const ready = () => {
+      this.#needHandle(syscall);
+      return this.poll() & event ? true : null;
+    };
+    return retry(this.#needRare().change, ready, options);
   }
 
   #changed(): void {
-    this.#extras?.change.now();
-    anyChange.now();
+    this.#rare?.change.tell();
+    anyChange.tell();
   }
 
-  #open(syscall: Syscall): Handle {
+  #needHandle(syscall: Syscall): Handle {
     if (this.#handle === null) throw this.#error("EBADF", syscall);
     return this.#handle;
   }
 
-  #needExtras(): Extras {
-    return (this.#extras ??= new Extras(() => this.#expire()));
+  #needRare(): Rare {
+    return (this.#rare ??= new Rare(
+      () => this.#expire(),
+      () => this.#turnEnds(),
+    ));
   }
 
-  #error(code: string, syscall: Syscall, cause?: Error | null): SocketError {
+  #error(code: string, syscall: Syscall, cause?: object | null): SocketError {
     return new SocketError(code, syscall, this.remoteAddress, cause ? { cause } : undefined);
   }
 
-  #sendError(bytesSent: number, code = this.#bits & SHUT ? "EPIPE" : this.#failure?.code): Error {
+  #sendError(
+    bytesSent: number,
+    code = this.#bits & SEND_SHUT ? "EPIPE" : this.#failure?.code,
+  ): Error {
     const error = this.#error(code ?? "EPIPE", "send");
     error.bytesSent = bytesSent;
     return error;
   }
 
   /** @internal What Bun calls: one object for all sockets. */
-  static readonly handlers: Bun.SocketHandler<Owner> = {
-    open: (handle) => (handle.data as Exclude<Owner, Socket>).opened(handle),
+  static readonly handlers: Bun.SocketHandler<HandleData> = {
+    open: (handle) => (handle.data as Exclude<HandleData, Socket>).opened(handle),
     data: (handle, chunk) => (handle.data as Socket).#received(chunk),
     drain: (handle) => (handle.data as Socket).#drained(),
     end: (handle) => (handle.data as Socket).#ended(),

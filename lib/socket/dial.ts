@@ -5,7 +5,7 @@ import { type Address, isNumeric } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
-import { type Handle, type Owner, Socket } from "./connection.ts";
+import { type Handle, type HandleData, Socket } from "./connection.ts";
 import { type CallOff, checkTls, type Hears, secure } from "./tls.ts";
 import { checkAddress, type ConnectOptions, isLocal, systemError } from "./where.ts";
 
@@ -15,7 +15,7 @@ const STAGGER_MS = 250;
 /** Our end of a connection that Bun has not told us about: any address. */
 const ANY: Address = { host: "0.0.0.0", port: 0 };
 
-type Handlers = Bun.SocketHandler<Owner>;
+type Handlers = Bun.SocketHandler<HandleData>;
 
 /** `connect()`: one connection, or an error and nothing left of any attempt. */
 export async function dial(options: ConnectOptions): Promise<Socket> {
@@ -132,7 +132,7 @@ function tryOne(host: string, port: number, handlers: Handlers, hears: Hears): C
 
 // An attempt that stays until the system ends it: a numeric address that nobody has set a limit for,
 // or a file, which answers at once.
-function tryForGood(own: Bun.UnixSocketOptions<Owner>, hears: Hears): CallOff {
+function tryForGood(own: Bun.UnixSocketOptions<HandleData>, hears: Hears): CallOff {
   let over = false;
   const opened = (handle: Handle) => (over ? handle.terminate() : hears.opened(handle));
   Bun.connect({ ...own, data: { opened } }).catch(hears.failed);

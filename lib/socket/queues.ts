@@ -6,6 +6,30 @@ export const CHUNK = 1024 * 1024;
 
 const NOTHING = Buffer.alloc(0);
 
+/** What waits at all sockets of this thread together, in bytes, and how much may. */
+export const waiting = {
+  bytes: 0,
+  limit: Infinity,
+  isFull: false,
+  /** Called when `isFull` has changed. */
+  changed: () => {},
+};
+
+function more(bytes: number): void {
+  waiting.bytes += bytes;
+  if (waiting.bytes <= waiting.limit || waiting.isFull) return;
+  waiting.isFull = true;
+  waiting.changed();
+}
+
+function less(bytes: number): void {
+  waiting.bytes -= bytes;
+  // Not at once below the limit: every change of this pauses or resumes all connections.
+  if (!waiting.isFull || waiting.bytes > waiting.limit * 0.75) return;
+  waiting.isFull = false;
+  waiting.changed();
+}
+
 /** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
 export class Inbox {
   #bytes: Buffer;
@@ -15,20 +39,23 @@ export class Inbox {
   constructor(first: Buffer = NOTHING) {
     this.#bytes = first;
     this.#end = first.length;
+    more(first.length);
   }
 
   get length(): number {
     return this.#end - this.#start;
   }
 
-  push(chunk: Buffer): void {
+  /** `expected`: how long it gets, as far as anybody knows. More memory than that is not taken. */
+  push(chunk: Buffer, expected = Infinity): void {
+    more(chunk.length);
     if (this.length === 0) {
       this.#bytes = chunk;
       this.#start = 0;
       this.#end = chunk.length;
       return;
     }
-    if (this.#end + chunk.length > this.#bytes.length) this.#makeRoom(chunk.length);
+    if (this.#end + chunk.length > this.#bytes.length) this.#makeRoom(chunk.length, expected);
     chunk.copy(this.#bytes, this.#end);
     this.#end += chunk.length;
   }
@@ -38,18 +65,25 @@ export class Inbox {
     return this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
   }
 
+  /** The first `bytes` bytes as a big-endian number. They stay. */
+  readUInt(bytes: number): number {
+    return this.#bytes.readUIntBE(this.#start, bytes);
+  }
+
   /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */
   take(most: number): Buffer {
     const end = Math.min(this.#start + most, this.#end);
     const chunk = this.#bytes.subarray(this.#start, end);
     this.#start = end;
+    less(chunk.length);
     if (end === this.#end) this.#bytes = NOTHING; // an empty one holds no memory
     return chunk;
   }
 
   // Doubling makes many small pieces cheap. What was handed out stays where it is.
-  #makeRoom(bytes: number): void {
-    const roomy = Buffer.allocUnsafeSlow(Math.max(2 * this.length, this.length + bytes));
+  #makeRoom(bytes: number, expected: number): void {
+    const needed = this.length + bytes;
+    const roomy = Buffer.allocUnsafeSlow(Math.max(needed, Math.min(2 * this.length, expected)));
     this.#bytes.copy(roomy, 0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
@@ -57,55 +91,147 @@ export class Inbox {
   }
 }
 
+/** At most so many small bytes are gathered, to be sent together. */
+const GATHERED = 64 * 1024;
+
 /** A send that waits: `all` of it, or whatever goes first. */
-interface Sending {
-  bytes: Uint8Array;
-  sent: number;
-  all: boolean;
-  deadline: number;
-  resolve(sent: number): void;
-  reject(error: Error): void;
+class Sending {
+  next: Sending | null = null;
+
+  constructor(
+    readonly bytes: Uint8Array,
+    public sent: number,
+    readonly all: boolean,
+    readonly deadline: number,
+    readonly signal: AbortSignal | undefined,
+    readonly settle: (outcome: number | Promise<never> | undefined) => void,
+  ) {}
 }
 
-/** Sends in the order in which they were called: one goes out whole before the next one starts. */
+/**
+ * Sends in the order in which they were called: one goes out whole before the next one starts. Small
+ * ones can be gathered instead: of those, nobody waits for the end. They go before the ones that wait.
+ */
 export class Outbox {
-  readonly #queue: Sending[] = [];
+  #gathered: Buffer | null = null;
+  #from = 0;
+  #to = 0;
+  #first: Sending | null = null;
+  #last: Sending | null = null;
+  #waiting = 0; // bytes of the sends that wait
 
-  get length(): number {
-    return this.#queue.length;
+  /** How many bytes it holds. */
+  get bytes(): number {
+    return this.#to - this.#from + this.#waiting;
+  }
+
+  get isEmpty(): boolean {
+    return this.#to === 0 && this.#first === null;
+  }
+
+  /** Whether somebody waits for a send of his to be taken. */
+  get isAwaited(): boolean {
+    return this.#first !== null;
   }
 
   /** The earliest of the deadlines, on the clock of `performance.now()`. */
   get deadline(): number {
-    return this.#queue.reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
+    let first = Infinity;
+    for (let sending = this.#first; sending !== null; sending = sending.next) {
+      first = Math.min(first, sending.deadline);
+    }
+    return first;
   }
 
-  push(bytes: Uint8Array, sent: number, all: boolean, deadline: number): Promise<number> {
-    const { promise, resolve, reject } = Promise.withResolvers<number>();
-    this.#queue.push({ bytes, sent, all, deadline, resolve, reject });
-    return promise;
+  /** Copies `bytes` behind those that are gathered already; false where they are too many, or others wait. */
+  gather(bytes: Uint8Array): boolean {
+    const needed = this.#to + bytes.length;
+    if (needed > GATHERED || this.#first !== null) return false;
+    if (this.#gathered === null || needed > this.#gathered.length) {
+      const roomy = Buffer.allocUnsafeSlow(Math.min(GATHERED, Math.max(1024, 2 * needed)));
+      this.#gathered?.copy(roomy, 0, 0, this.#to);
+      this.#gathered = roomy;
+    }
+    this.#gathered.set(bytes, this.#to);
+    this.#to = needed;
+    more(bytes.length);
+    return true;
+  }
+
+  /** A send of which `sent` bytes have gone. Gives its promise. */
+  push(
+    bytes: Uint8Array,
+    sent: number,
+    all: boolean,
+    deadline: number,
+    signal?: AbortSignal,
+  ): Promise<any> {
+    this.#waiting += bytes.length - sent;
+    more(bytes.length - sent);
+    return new Promise((settle) => {
+      const sending = new Sending(bytes, sent, all, deadline, signal, settle);
+      if (this.#last === null) this.#first = sending;
+      else this.#last.next = sending;
+      this.#last = sending;
+    });
   }
 
   /** Goes on as far as `write` takes the bytes; throws what it throws. */
   flush(write: (bytes: Uint8Array) => number): void {
-    for (let head = this.#queue[0]; head !== undefined; head = this.#queue[0]) {
-      head.sent += write(head.bytes.subarray(head.sent));
+    if (this.#to > 0) {
+      const sent = write(this.#gathered!.subarray(this.#from, this.#to));
+      less(sent);
+      if ((this.#from += sent) < this.#to) return;
+      this.#forgetGathered();
+    }
+    for (let head = this.#first; head !== null; head = this.#first) {
+      const sent = write(head.sent === 0 ? head.bytes : head.bytes.subarray(head.sent));
+      head.sent += sent;
+      this.#waiting -= sent;
+      less(sent);
       if (head.sent < (head.all ? head.bytes.length : 1)) return;
-      this.#queue.shift();
-      head.resolve(head.sent);
+      this.#shift(head);
+      head.settle(head.all ? undefined : head.sent);
     }
   }
 
-  /** Rejects the first send whose time is up, if any, and all behind it: the stream has a hole now. */
-  expire(now: number, error: (sent: number) => Error): boolean {
-    const late = this.#queue.findIndex(({ deadline }) => deadline <= now);
-    if (late < 0) return false;
-    this.fail(error, late);
+  /** Rejects the first send that `isOver` finds, if any, and all behind it: the stream has a hole now. */
+  failFrom(isOver: (sending: Sending) => boolean, error: (sent: number) => unknown): boolean {
+    let before: Sending | null = null;
+    let head = this.#first;
+    while (head !== null && !isOver(head)) [before, head] = [head, head.next];
+    if (head === null) return false;
+    if (before === null) this.#first = null;
+    else before.next = null;
+    this.#last = before;
+    for (; head !== null; head = head.next) {
+      this.#drop(head);
+      head.settle(Promise.reject(error(head.sent)));
+    }
     return true;
   }
 
-  /** Rejects the sends from the given one on. */
-  fail(error: (sent: number) => Error, from = 0): void {
-    for (const { sent, reject } of this.#queue.splice(from)) reject(error(sent));
+  /** Rejects the sends that wait; what was gathered is dropped. */
+  fail(error: (sent: number) => Error): void {
+    less(this.#to - this.#from);
+    this.#forgetGathered();
+    this.failFrom(() => true, error);
+  }
+
+  #forgetGathered(): void {
+    this.#gathered = null;
+    this.#from = this.#to = 0;
+  }
+
+  #shift(head: Sending): void {
+    this.#first = head.next;
+    if (head.next === null) this.#last = null;
+    this.#drop(head);
+  }
+
+  // Of a send that takes what goes first, the rest is not ours any more.
+  #drop({ bytes, sent }: Sending): void {
+    this.#waiting -= bytes.length - sent;
+    less(bytes.length - sent);
   }
 }

@@ -1,6 +1,8 @@
 // The one way to wait. A socket that cannot go on is asked what it could do (`poll`), and when it
-// can do nothing yet, one waits until it has changed and asks again. `waitReadable`, `accept` and
-// `select` are that loop.
+// can do nothing yet, one waits until it has changed and asks again. `waitReadable`, `accept`,
+// `recvFrom` and `select` are that loop.
+
+import { isTooMany, nextTurn } from "./turn.ts";
 
 /** Bits of `poll()`, with the values they have in poll(2) on Linux. */
 export const POLLIN = 1; // recv or accept would not wait: data, EOF, an error, a connection
@@ -8,16 +10,21 @@ export const POLLOUT = 4; // send would not wait: room, or an error
 export const POLLERR = 8; // the connection broke
 export const POLLNVAL = 32; // closed on our side
 
+export interface WaitOptions {
+  /** Ends the wait, which rejects with its reason. Nothing that was received is lost. */
+  signal?: AbortSignal;
+}
+
 /** Something that changes, and those who wait for it to: one promise serves them all. */
 export class Change {
   #next: PromiseWithResolvers<void> | null = null;
 
-  /** Resolves the next time `now()` is called. */
+  /** Resolves the next time `tell()` is called. */
   wait(): Promise<void> {
     return (this.#next ??= Promise.withResolvers<void>()).promise;
   }
 
-  now(): void {
+  tell(): void {
     const next = this.#next;
     if (next === null) return;
     this.#next = null;
@@ -27,3 +34,28 @@ export class Change {
 
 /** Any socket of this thread changed. */
 export const anyChange = new Change();
+
+/**
+ * A blocking call: a non-blocking one, `attempt`, and a wait for a change as long as it gives null.
+ * Rejects with the signal's reason and with what `attempt` throws. (Time limits are for `attempt`, and
+ * for an `Alarm` that tells the change.)
+ */
+export async function retry<T>(
+  change: Change,
+  attempt: () => T | null,
+  { signal }: WaitOptions = {},
+): Promise<T> {
+  if (isTooMany()) await nextTurn();
+  const wake = () => change.tell();
+  signal?.addEventListener("abort", wake);
+  try {
+    for (;;) {
+      signal?.throwIfAborted();
+      const value = attempt();
+      if (value !== null) return value;
+      await change.wait();
+    }
+  } finally {
+    signal?.removeEventListener("abort", wake);
+  }
+}

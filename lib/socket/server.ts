@@ -3,10 +3,11 @@
 import { type Address, asWritten, formatAddress, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
-import { type Handle, type Owner, Socket, type WaitOptions } from "./connection.ts";
+import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
-import { anyChange, Change, POLLERR, POLLIN, POLLNVAL } from "./readiness.ts";
+import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
 import { type CallOff, checkTls, type Secrets, secure } from "./tls.ts";
+import { isTooMany, nextTurn } from "./turn.ts";
 import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** What one turn of the loop can bring: as many wait in the kernel's queue. */
@@ -24,7 +25,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
    * And of each TLS handshake that failed.
    */
   onRefused: (why: string) => void = console.error;
-  readonly #listener: Bun.SocketListener<Owner>;
+  readonly #listener: Bun.SocketListener<HandleData>;
   readonly #backlog: number;
   readonly #change = new Change();
   #queue: Socket[] = [];
@@ -69,19 +70,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
    *
    * Rejects with `EBADF` when the server is closed, or with the signal's reason.
    */
-  async accept({ signal }: WaitOptions = {}): Promise<Socket> {
-    const wake = () => this.#change.now();
-    signal?.addEventListener("abort", wake);
-    try {
-      for (;;) {
-        signal?.throwIfAborted();
-        const conn = this.#next();
-        if (conn !== null) return conn;
-        await this.#change.wait();
-      }
-    } finally {
-      signal?.removeEventListener("abort", wake);
-    }
+  async accept(options?: WaitOptions): Promise<Socket> {
+    return retry(this.#change, () => this.#next(), options);
   }
 
   /** The next connection, or null when none waits. */
@@ -90,19 +80,21 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   }
 
   /** Resolves when `tryAccept` would not return null. */
-  async waitReadable(): Promise<void> {
-    while (!(this.poll() & POLLIN)) {
+  async waitReadable(options?: WaitOptions): Promise<void> {
+    const ready = () => {
       if (this.#closed) throw this.#closedError();
-      await this.#change.wait();
-    }
+      return this.poll() & POLLIN ? true : null;
+    };
+    await retry(this.#change, ready, options);
   }
 
   /** The connections as they come, until the server is closed. Breaking out closes nothing. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Socket, void, undefined> {
     while (!this.#closed) {
-      const conn = this.#next();
+      if (isTooMany()) await nextTurn();
+      const conn = this.#closed ? null : this.#next();
       if (conn !== null) yield conn;
-      else await this.#change.wait();
+      else if (!this.#closed) await this.#change.wait();
     }
   }
 
@@ -205,8 +197,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   }
 
   #changed(): void {
-    this.#change.now();
-    anyChange.now();
+    this.#change.tell();
+    anyChange.tell();
   }
 
   #closedError(): SocketError {
@@ -219,7 +211,7 @@ function isBroken(conn: Socket): boolean {
 }
 
 // getsockname(2) fills in the object that it is given. Bun has it, though its types leave it out.
-function boundAddress(listener: Bun.SocketListener<Owner>, asked: Address): Address {
+function boundAddress(listener: Bun.SocketListener<HandleData>, asked: Address): Address {
   const name = { address: "", port: 0 };
   (listener as unknown as { getsockname(into: object): void }).getsockname(name);
   return { host: asWritten(name.address, asked.host), port: name.port };

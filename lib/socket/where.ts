@@ -3,7 +3,7 @@
 import { type Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { checkCount, checkText } from "./check.ts";
-import { type Owner, Socket } from "./connection.ts";
+import { type HandleData, Socket } from "./connection.ts";
 import { type ClientTls, rawHandlers, type ServerTls } from "./tls.ts";
 
 /** Where to listen or connect to on the network. */
@@ -75,7 +75,7 @@ export function checkAddress(options: ListenOptions | ConnectOptions, minPort: 0
     hostname: isLocal(hostname) ? "127.0.0.1" : hostname,
     port,
     ...common,
-  } as unknown as Bun.UnixSocketOptions<Owner>;
+  } as unknown as Bun.UnixSocketOptions<HandleData>;
   return { address: { host: hostname, port }, own };
 }
 
