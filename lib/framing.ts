@@ -7,7 +7,6 @@ import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket, WaitOptions } from "./socket.ts";
 import { checkCount, toBytes } from "./socket/check.ts";
 import type { Inbox } from "./socket/queues.ts";
-import { isTooMany } from "./socket/turn.ts";
 
 const MIB = 1 << 20;
 
@@ -27,8 +26,10 @@ export interface Framing {
   readonly most: number;
 }
 
+const END = { value: undefined, done: true } as const;
+
 /** What a framing needs of a connection. */
-export type Framed = Pick<Socket, "sendAll" | "takeWhole" | "waitWhole" | "remoteAddress">;
+export type Framed = Pick<Socket, "sendAll" | "recvMessage" | "remoteAddress">;
 
 /** Every message is `bytes` long, at least 1. */
 export function fixedLength(bytes: number): Framing {
@@ -128,21 +129,14 @@ export function messages(
   options?: WaitOptions,
 ): AsyncIterableIterator<Buffer, undefined> {
   const split = framing.splitter();
-  const take = () => {
-    const message = conn.takeWhole(split);
+  const take = (inbox: Inbox) => {
+    const message = split(inbox);
     if (message === "EMSGSIZE") throw failure(message, "recv", conn);
-    return message;
+    return message === null ? null : { value: message, done: false as const };
   };
   return {
-    next() {
-      try {
-        const message = isTooMany() ? null : take();
-        if (message !== null) return Promise.resolve(toResult(message));
-      } catch (error) {
-        return Promise.reject(error);
-      }
-      return conn.waitWhole(take, framing.most, options).then(toResult);
-    },
+    next: () =>
+      conn.recvMessage<IteratorResult<Buffer, undefined>>(take, END, framing.most, options),
     [Symbol.asyncIterator]() {
       return this;
     },
@@ -179,7 +173,8 @@ export async function* lines(
  * the delimiter); and as `sendAll` does.
  *
  * @example
- * await sendMessage(conn, lengthPrefixed(), "hello");
+ * const framing = delimited();
+ * for await (const message of messages(conn, framing)) await sendMessage(conn, framing, message);
  */
 export function sendMessage(
   conn: Framed,
@@ -196,10 +191,6 @@ export function sendMessage(
   } catch (error) {
     return Promise.reject(error);
   }
-}
-
-function toResult(message: Buffer | undefined): IteratorResult<Buffer, undefined> {
-  return message === undefined ? { value: undefined, done: true } : { value: message, done: false };
 }
 
 function failure(code: string, syscall: Syscall, conn: Framed, reason?: string): SocketError {

@@ -81,8 +81,10 @@ const thread = isMainThread ? undefined : threadId;
 // ---- wrapping
 
 function wrapMethods(prototype: any): void {
+  if (prototype === Object.prototype) return;
+  wrapMethods(Object.getPrototypeOf(prototype));
   for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
-    if (typeof value !== "function" || NOT_SHOWN.includes(name)) continue;
+    if (typeof value !== "function" || NOT_SHOWN.includes(name) || name.startsWith("_")) continue;
     prototype[name] = function (this: object, ...args: unknown[]): unknown {
       return watch(this, name, args, () => value.apply(this, args));
     };
@@ -175,8 +177,8 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
 function success({ on, name }: Call, outcome: any): string {
   if (outcome === undefined || name === "sendAll") return "";
   if (outcome === null) return "would block";
-  if (outcome.done) return "closed"; // the accept loop's
-  if (outcome.done === false) return fullName(outcome.value);
+  if (outcome.done) return on instanceof Socket ? "EOF" : "closed"; // a step of a loop
+  if (outcome.done === false) return success({ on, name } as Call, outcome.value);
   if (isSocket(outcome)) return fullName(outcome);
   if (name === "select") {
     const nothing = outcome.flat().length === 0 ? " (time is up)" : "";
@@ -221,7 +223,8 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
     const sign = name === "unrecv" ? -1 : 1; // it undoes a recv
     return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer: peer && show(peer) };
   }
-  const [came, from] = Array.isArray(outcome) ? outcome : [failed ? outcome?.partial : outcome];
+  const given = outcome?.value ?? outcome;
+  const [came, from] = Array.isArray(given) ? given : [failed ? given?.partial : given];
   if (!(came instanceof Uint8Array)) return {};
   return { bytes: came.length, data: content(came), peer: from && show(from) };
 }

@@ -2,8 +2,6 @@
 // can do nothing yet, one waits until it has changed and asks again. `waitReadable`, `accept`,
 // `recvFrom` and `select` are that loop.
 
-import { isTooMany, nextTurn } from "./turn.ts";
-
 /** Bits of `poll()`, with the values they have in poll(2) on Linux. */
 export const POLLIN = 1; // recv or accept would not wait: data, EOF, an error, a connection
 export const POLLOUT = 4; // send would not wait: room, or an error
@@ -45,7 +43,6 @@ export async function retry<T>(
   attempt: () => T | null,
   { signal }: WaitOptions = {},
 ): Promise<T> {
-  if (isTooMany()) await nextTurn();
   const wake = () => change.tell();
   signal?.addEventListener("abort", wake);
   try {

@@ -7,7 +7,6 @@ import { type Handle, type HandleData, Socket, type WaitOptions } from "./connec
 import { descriptorLimit } from "./descriptors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
 import { type CallOff, checkTls, type Secrets, secure } from "./tls.ts";
-import { isTooMany, nextTurn } from "./turn.ts";
 import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** What one turn of the loop can bring: as many wait in the kernel's queue. */
@@ -91,10 +90,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** The connections as they come, until the server is closed. Breaking out closes nothing. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Socket, void, undefined> {
     while (!this.#closed) {
-      if (isTooMany()) await nextTurn();
-      const conn = this.#closed ? null : this.#next();
+      const conn = this.#next();
       if (conn !== null) yield conn;
-      else if (!this.#closed) await this.#change.wait();
+      else await this.#change.wait();
     }
   }
 

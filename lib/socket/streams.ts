@@ -12,7 +12,7 @@ interface Connection {
 }
 
 /** What `conn.readable` is. */
-export function readableSide(conn: Connection): ReadableStream<Uint8Array> {
+export function readableSide(conn: Pick<Connection, "recv">): ReadableStream<Uint8Array> {
   const cancelled = new AbortController();
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {

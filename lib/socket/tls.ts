@@ -7,7 +7,7 @@
 
 import { type Address, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
-import { type Handle, type Owner, Socket } from "./connection.ts";
+import { type Handle, type HandleData, Socket } from "./connection.ts";
 
 /** Certificates or a key in PEM, RFC 7468: the text itself, not the name of its file. */
 export type Pem = string | Uint8Array;
@@ -157,23 +157,23 @@ export function secure(
     failed,
   };
   try {
-    const data = handshake as unknown as Owner;
+    const data = handshake as unknown as HandleData;
     const options = { tls: secrets, isServer, socket: handlers, data };
-    handle = Object.assign(plain.upgradeTLS<Owner>(options)[1], { end: endSecured });
+    handle = Object.assign(plain.upgradeTLS<HandleData>(options)[1], { end: endSecured });
   } catch (cause) {
     refuse(cause);
   }
 }
 
 /** @internal What Bun calls for the TCP socket below: what that carries is not for us. */
-export const rawHandlers: Bun.SocketHandler<Owner> = {
+export const rawHandlers: Bun.SocketHandler<HandleData> = {
   open: Socket.handlers.open,
   drain() {},
   connectError() {},
 };
 
 // What Bun calls for the TLS socket: as for any other, once there is a Socket.
-const handlers: Bun.SocketHandler<Owner> = {
+const handlers: Bun.SocketHandler<HandleData> = {
   ...Socket.handlers,
   open() {},
   handshake: (handle, success, cause) => pending(handle)?.done(success, cause),

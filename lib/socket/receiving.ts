@@ -1,0 +1,401 @@
+// The receiving side of a connection: recv and what else takes bytes out of the inbox, and flow control.
+// What the two sides share (what a connection remembers, how it waits) is here, too; `connection.ts`
+// adds sending and the ends.
+
+import type { Address } from "../address.ts";
+import { SocketError, type Syscall } from "../errors.ts";
+import { Alarm } from "./alarm.ts";
+import { checkCount } from "./check.ts";
+import { CHUNK, Inbox, Outbox, waiting } from "./queues.ts";
+import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
+import { readableSide } from "./streams.ts";
+import { atTurnsEnd, hasTurned, isTooMany, nextTurn } from "./turn.ts";
+
+/** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
+const INBOX_LIMIT = 64 * 1024;
+
+const EOF = Buffer.alloc(0);
+
+// What a connection remembers, as bits, and what each event does to them (+ sets, - clears):
+//
+//                        recv  recv  pau-  full  send  fin  gone  bro-  sent    torn  watched  taking
+//                        ended shut  sed         shut  due        ken   lately
+//   data                                                                  -
+//   inbox over its limit              +
+//   inbox below it again              -
+//   peer's FIN            +
+//   shutdown("read")      +     +     -
+//   endReceiving()        +           -
+//   kernel takes a part                     +
+//   drain                                   -
+//   first send of a turn                                                  +
+//   end of such a turn                                                    -
+//   shutdown("write")                             +     +
+//   outbox empty                                        -
+//   send meets a reset                -           +                 +
+//   send is given up                              -     -                        +
+//   reset, idle timeout   +                                   +     +
+//   both FINs             +                                   +
+//   setIdleTimeout()                                                                    +
+//   recvExactly() waits                                                                          +
+//   its end                                                                                      -
+export const RECV_ENDED = 1; // nothing more will come
+export const RECV_SHUT = 2; // we have shut down receiving
+export const PAUSED = 4; // Bun is not reading
+export const FULL = 8; // the kernel had no room for all we wrote, and has not said since that it has
+export const SEND_SHUT = 16; // sending is EPIPE
+export const FIN_DUE = 32; // the FIN waits its turn behind the outbox
+export const GONE = 64; // Bun has let go of the descriptor
+export const BROKEN = 128; // the peer reset the connection, or stopped answering
+export const SENT_LATELY = 256; // something was written in this turn: what follows is gathered
+export const TORN = 512; // a send was given up: the peer must not see a clean end
+export const WATCHED = 1024; // one of the crowd
+const TAKING = 2048; // somebody waits for a whole of many bytes
+
+/** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
+export type Handle = Bun.Socket<HandleData>;
+export type HandleData = { opened(handle: Handle): void } | Receiving;
+
+/** What most connections never need; made when one does, so that an idle one stays small. */
+export class Rare {
+  readonly change = new Change();
+  readonly outbox = new Outbox();
+  timeout = Infinity;
+  recvDeadline = Infinity;
+  readonly alarm: Alarm;
+  /** The signal that we listen to, and whether the waiting receiver was given it. */
+  signal: AbortSignal | undefined;
+  abortable = false;
+  onAbort = () => {};
+  /** After a `close` that could not hand everything over: what still sends, and until when. */
+  lingering: Handle | null = null;
+  lingerDeadline = Infinity;
+  over: PromiseWithResolvers<void> | undefined;
+  readable: ReadableStream<Uint8Array> | undefined;
+  writable: WritableStream<Uint8Array> | undefined;
+
+  constructor(
+    ring: () => void,
+    /** Run when a turn ends in which sends were gathered. */
+    readonly flush: () => void,
+  ) {
+    this.alarm = new Alarm(ring);
+  }
+}
+
+export abstract class Receiving implements AsyncIterable<Buffer> {
+  protected _handle: Handle | null;
+  protected _bits = 0;
+  protected _failure: SocketError | null = null;
+  protected _rare: Rare | null = null;
+  #bytesReceived = 0;
+  #inbox: Inbox | null = null; // null rather than empty
+  // The waiting receiver, if any, and how much it takes.
+  #resolve: ((chunk: Buffer | Promise<never>) => void) | null = null;
+  #most = 0;
+  #expected = 1; // so many bytes may come until somebody can take them as a whole
+
+  constructor(handle: Handle) {
+    this._handle = handle;
+    handle.data = this;
+  }
+
+  /** The peer's end: Python's `getpeername()`. */
+  abstract get remoteAddress(): Address;
+  abstract poll(): number;
+  protected abstract _expire(): void;
+  protected abstract _turnEnds(): void;
+  protected abstract get _idleTimeout(): number;
+
+  /**
+   * Waits for bytes and gives 1 to `maxBytes` of them; an empty Buffer is EOF: the peer will send
+   * no more. A chunk is not a message: TCP keeps the order, not the cuts. Python's `recv`, recv(2).
+   *
+   * The Buffer is the caller's own, and uncopied: a small one that is kept for long keeps the whole
+   * read that it came in (up to 512 KiB), unless it is copied.
+   *
+   * Rejects with `ECONNRESET`, `ETIMEDOUT` (see `setTimeout`), `EBUSY` (another call is receiving).
+   */
+  recv(maxBytes: number, options?: WaitOptions): Promise<Buffer> {
+    try {
+      return this.#receive(checkCount("maxBytes", maxBytes, 1), options?.signal);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * Waits for exactly `bytes` bytes: recv(2) with `MSG_WAITALL`.
+   *
+   * Rejects as `recv` does, and with `EINCOMPLETE` when the connection ends first; what did come is
+   * the error's `partial`.
+   */
+  async recvExactly(bytes: number, options?: WaitOptions): Promise<Buffer> {
+    checkCount("bytes", bytes, 0);
+    this._needHandle("recv");
+    if (bytes === 0) return EOF;
+    const take = (inbox: Inbox) => (inbox.length < bytes ? null : inbox.take(bytes));
+    const whole = await this.recvMessage(take, EOF, bytes, options);
+    if (whole === EOF) throw this.#incomplete(EOF);
+    return whole;
+  }
+
+  /**
+   * @internal What `take` takes out of the bytes that have come: up to `most` bytes are waited for, as
+   * long as it gives null. `end` is for EOF before any of them. What has begun to come has to be whole
+   * within the idle timeout.
+   */
+  recvMessage<T>(
+    take: (inbox: Inbox) => T | null,
+    end: T,
+    most: number,
+    options?: WaitOptions,
+  ): Promise<T> {
+    try {
+      if (this.#isReceiving()) throw this._error("EBUSY", "recv");
+      const whole = isTooMany() ? null : this.#takeWhole(take, end);
+      if (whole !== null) return Promise.resolve(whole);
+      return this.#waitWhole(take, end, most, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
+  tryRecv(maxBytes: number): Buffer | null {
+    const most = checkCount("maxBytes", maxBytes, 1);
+    return this.#isReceiving() ? null : this.#take(most); // what comes is for the one that waits
+  }
+
+  /** Resolves when `tryRecv` would not return null: data, EOF or an error. */
+  waitReadable(options?: WaitOptions): Promise<void> {
+    return this._waitFor(POLLIN, "recv", options);
+  }
+
+  /** Gives bytes back that were received too far ahead: the next `recv` gives them again, first. */
+  unrecv(bytes: Buffer): void {
+    if (this._handle === null || this._bits & RECV_SHUT || bytes.length === 0) return;
+    const rest = this.#inbox;
+    this.#inbox = new Inbox(bytes);
+    if (rest !== null) this.#inbox.push(rest.take(rest.length));
+    this._wakeReceiver();
+    this._changed();
+  }
+
+  /** The chunks as they come, until EOF. Breaking out closes nothing and loses nothing. */
+  [Symbol.asyncIterator](): AsyncIterator<Buffer, undefined> {
+    return { next: () => this.recv(CHUNK).then(toResult) };
+  }
+
+  /** The receiving side as a Web Stream. Reads nothing ahead; cancelling it ends a waiting read. */
+  get readable(): ReadableStream<Uint8Array> {
+    return (this._needRare().readable ??= readableSide(this));
+  }
+
+  /** Bytes that have come so far. */
+  get bytesReceived(): number {
+    return this.#bytesReceived;
+  }
+
+  #receive(most: number, signal?: AbortSignal): Promise<Buffer> {
+    if (signal?.aborted) throw signal.reason;
+    if (this.#isReceiving()) throw this._error("EBUSY", "recv");
+    this._needHandle("recv");
+    if (isTooMany()) atTurnsEnd(() => this._wakeReceiver());
+    else {
+      const chunk = this.#take(most);
+      if (chunk !== null) return Promise.resolve(chunk);
+    }
+    const { promise, resolve } = Promise.withResolvers<Buffer>();
+    this.#resolve = resolve;
+    this.#most = most;
+    if (signal !== undefined || this._rare !== null) this.#limitReceive(signal);
+    return promise;
+  }
+
+  #isReceiving(): boolean {
+    return this.#resolve !== null || (this._bits & TAKING) !== 0;
+  }
+
+  // The non-blocking core: null while nothing is there and more may come.
+  #take(most: number): Buffer | null {
+    this._needHandle("recv");
+    if (this.#inbox === null) return this._bits & RECV_ENDED ? this.#end() : null;
+    const chunk = this.#inbox.take(most);
+    this.#taken();
+    return chunk;
+  }
+
+  #takeWhole<T>(take: (inbox: Inbox) => T | null, end: T): T | null {
+    this._needHandle("recv");
+    const inbox = this.#inbox;
+    const whole = inbox === null ? null : take(inbox);
+    if (whole !== null) this.#taken();
+    if (whole !== null || !(this._bits & RECV_ENDED)) return whole;
+    if (inbox === null && this.#end()) return end;
+    const partial = inbox!.take(inbox!.length);
+    this.#inbox = null;
+    throw this.#incomplete(partial);
+  }
+
+  async #waitWhole<T>(
+    take: (inbox: Inbox) => T | null,
+    end: T,
+    most: number,
+    options?: WaitOptions,
+  ): Promise<T> {
+    const { change, alarm, timeout } = this._needRare();
+    let begun = false;
+    let deadline = performance.now() + timeout;
+    const attempt = () => {
+      const whole = this.#takeWhole(take, end);
+      if (whole !== null) return whole;
+      const now = performance.now();
+      if (!begun && this.#inbox !== null) deadline = Math.min(deadline, now + this._idleTimeout);
+      begun = this.#inbox !== null;
+      if (now >= deadline) throw this._error("ETIMEDOUT", "recv");
+      alarm.set(deadline);
+      return null;
+    };
+    this._bits |= TAKING;
+    this.#expected = most;
+    this._flow();
+    try {
+      if (isTooMany()) await nextTurn();
+      return await retry(change, attempt, options);
+    } finally {
+      this._bits &= ~TAKING;
+      this.#expected = 1;
+    }
+  }
+
+  #taken(): void {
+    if (this.#inbox!.length === 0) this.#inbox = null;
+    if (this._bits & PAUSED) this._flow();
+  }
+
+  #end(): Buffer {
+    if (this._failure !== null) throw this._failure;
+    return EOF;
+  }
+
+  #incomplete(partial: Buffer): SocketError {
+    const error = this._error("EINCOMPLETE", "recv", this._failure);
+    error.partial = partial;
+    return error;
+  }
+
+  /** Bun has read from the kernel. */
+  protected _received(chunk: Buffer): void {
+    hasTurned();
+    this._bits &= ~SENT_LATELY;
+    this.#bytesReceived += chunk.length;
+    if (this._bits & RECV_ENDED) return; // by our own will: it is dropped
+    if (this.#resolve !== null && this.#inbox === null && chunk.length <= this.#most) {
+      this.#deliver(chunk); // straight to the receiver, uncopied
+      return waiting.isFull ? this._flow() : undefined;
+    }
+    if (this.#inbox === null) this.#inbox = new Inbox(chunk);
+    else this.#inbox.push(chunk, Math.max(INBOX_LIMIT, this.#expected));
+    this._wakeReceiver();
+    this._flow();
+    this._changed();
+  }
+
+  /** Gives the waiting receiver what it waits for, if that is there by now. */
+  protected _wakeReceiver(): void {
+    if (this.#resolve === null) return;
+    try {
+      const chunk = this.#take(this.#most);
+      if (chunk !== null) this.#deliver(chunk);
+    } catch (error) {
+      this._refuse(error);
+    }
+  }
+
+  #deliver(chunk: Buffer): void {
+    const resolve = this.#resolve!;
+    this.#resolve = null;
+    resolve(chunk);
+  }
+
+  protected _refuse(reason: unknown): void {
+    const resolve = this.#resolve;
+    this.#resolve = null;
+    resolve?.(Promise.reject(reason)); // which saves every idle connection a `reject` to keep
+  }
+
+  /** Flow control: Bun reads while the inbox is below the limit, or somebody waits for more. */
+  protected _flow(): void {
+    const bits = this._bits;
+    if (bits & (GONE | BROKEN)) return;
+    const limit = Math.max(INBOX_LIMIT, this.#expected - 1);
+    const isOver = this.#inbox !== null && this.#inbox.length > limit;
+    const isFull = !(bits & RECV_ENDED) && (isOver || (waiting.isFull && (bits & WATCHED) !== 0));
+    if (isFull === ((bits & PAUSED) !== 0)) return;
+    this._bits ^= PAUSED;
+    if (isFull) this._handle?.pause();
+    else (this._handle ?? this._rare?.lingering)?.resume();
+  }
+
+  protected _hasInput(): boolean {
+    return (this._bits & RECV_ENDED) !== 0 || (this.#inbox !== null && !this.#isReceiving());
+  }
+
+  protected _dropInbox(): void {
+    this.#inbox?.take(this.#inbox.length);
+    this.#inbox = null;
+  }
+
+  // A deadline and a signal for the waiting receiver. One timer and one listener serve the socket
+  // from call to call: arming them for every message would cost more than the message.
+  #limitReceive(signal: AbortSignal | undefined): void {
+    const rare = this._needRare();
+    rare.recvDeadline = performance.now() + rare.timeout;
+    rare.alarm.set(rare.recvDeadline);
+    rare.abortable = signal !== undefined;
+    if (signal === undefined || signal === rare.signal) return;
+    rare.signal?.removeEventListener("abort", rare.onAbort);
+    rare.signal = signal;
+    rare.onAbort = () => {
+      if (rare.abortable) this._refuse(signal.reason);
+    };
+    signal.addEventListener("abort", rare.onAbort);
+  }
+
+  // ---- shared with sending
+
+  protected async _waitFor(event: number, syscall: Syscall, options?: WaitOptions) {
+    const ready = () => {
+      this._needHandle(syscall);
+      return this.poll() & event ? true : null;
+    };
+    if (isTooMany()) await nextTurn();
+    await retry(this._needRare().change, ready, options);
+  }
+
+  protected _changed(): void {
+    this._rare?.change.tell();
+    anyChange.tell();
+  }
+
+  protected _needHandle(syscall: Syscall): Handle {
+    if (this._handle === null) throw this._error("EBADF", syscall);
+    return this._handle;
+  }
+
+  protected _needRare(): Rare {
+    return (this._rare ??= new Rare(
+      () => this._expire(),
+      () => this._turnEnds(),
+    ));
+  }
+
+  protected _error(code: string, syscall: Syscall, cause?: object | null): SocketError {
+    return new SocketError(code, syscall, this.remoteAddress, cause ? { cause } : undefined);
+  }
+}
+
+function toResult(chunk: Buffer): IteratorResult<Buffer, undefined> {
+  return chunk.length > 0 ? { value: chunk, done: false } : { value: undefined, done: true };
+}
