@@ -2,7 +2,7 @@
 // and other people's code as peers: Bun's, Node's, the package `ws`, a real browser.
 
 import fc from "fast-check";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, jest, test } from "bun:test";
 import { readFileSync } from "node:fs";
 
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
@@ -215,12 +215,13 @@ async function recvHead(conn: Socket): Promise<string> {
 /** Our server's side, and the raw client of it, behind the handshake. */
 async function served(
   options = {},
-): Promise<{ ours: WebSocketConnection; raw: Socket } & Disposable> {
+): Promise<{ ours: WebSocketConnection; conn: Socket; raw: Socket } & Disposable> {
   const both = await socketpair();
   await both.far.sendAll(request());
   const ours = await acceptWebSocket(both.near, options);
   await recvHead(both.far);
-  return { ours: ours!, raw: both.far, [Symbol.dispose]: () => both[Symbol.dispose]() };
+  const dispose = () => both[Symbol.dispose]();
+  return { ours: ours!, conn: both.near, raw: both.far, [Symbol.dispose]: dispose };
 }
 
 async function all(socket: WebSocketConnection): Promise<Message[]> {
@@ -366,8 +367,16 @@ describe("messages", () => {
       expect(message).toBe("b");
       break;
     }
+    const rest = all(both.ours);
+    await turn();
+    await fails(all(both.ours), "EBUSY"); // which does not disturb the other
+    const closing = both.ours.close();
     await both.raw.sendAll(frame(CLOSE));
-    expect(await all(both.ours)).toEqual(["c"]);
+    await closesWith(both.raw, 1000);
+    both.raw.close();
+    await closing;
+    expect(await rest).toEqual(["c"]);
+    expect(both.ours.peerClose).toEqual({ code: 1005, reason: "" });
     expect(await all(both.ours)).toEqual([]);
   });
 
@@ -513,7 +522,7 @@ describe("closing", () => {
 
   test("a reason has at most 123 bytes", async () => {
     using both = await served();
-    expect(await failure(both.ours.close(1000, "이".repeat(42)))).toBeInstanceOf(RangeError);
+    expect(await failure(both.ours.close(1000, `${"이".repeat(41)}.`))).toBeInstanceOf(RangeError);
     const closing = both.ours.close(1000, "이".repeat(41));
     expect((await recvFrame(both.raw)).payload).toHaveLength(125);
     both.raw.close();
@@ -586,23 +595,27 @@ describe("closing", () => {
   test("a signal ends the loop with 1001, behind what had come", async () => {
     const stop = new AbortController();
     using both = await served({ signal: stop.signal });
-    await both.raw.sendAll(
-      Buffer.concat([frame(TEXT, "one"), frame(TEXT, "two"), frame(TEXT, "cut", open)]),
-    );
+    await both.raw.sendAll(Buffer.concat([frame(TEXT, "one"), frame(TEXT, "two")]));
     const got: Message[] = [];
     const serving = (async () => {
       for await (const message of both.ours) {
         got.push(message);
-        if (message === "one") stop.abort();
+        if (message === "one") {
+          // Two more that are received, and not yet read.
+          await both.raw.sendAll(Buffer.concat([frame(TEXT, "three"), frame(TEXT, "cut", open)]));
+          await both.conn.waitReadable();
+          stop.abort();
+        }
         await both.ours.send(message);
       }
     })();
-    expect(String((await recvFrame(both.raw)).payload)).toBe("one");
-    expect(String((await recvFrame(both.raw)).payload)).toBe("two");
+    for (const text of ["one", "two", "three"]) {
+      expect(String((await recvFrame(both.raw)).payload)).toBe(text);
+    }
     await closesWith(both.raw, 1001);
     both.raw.close();
     await serving;
-    expect(got).toEqual(["one", "two"]);
+    expect(got).toEqual(["one", "two", "three"]);
     using idle = await served({ signal: stop.signal });
     const closed = closesWith(idle.raw, 1001).then(() => idle.raw.close());
     expect(await all(idle.ours)).toEqual([]);
@@ -714,6 +727,25 @@ describe("the opening handshake", () => {
     expect(await acceptWebSocket(silent.near)).toBe(null);
     silent.near.close();
     expect(await recvAll(silent.far)).toHaveLength(0);
+  });
+
+  test("a head has 10 s to be whole, however often a byte of it comes", async () => {
+    using both = await socketpair();
+    jest.useFakeTimers();
+    try {
+      const accepting = acceptWebSocket(both.near);
+      await both.far.sendAll("GET / HTTP/1.1\r\n");
+      jest.advanceTimersByTime(9_999);
+      await both.far.sendAll("Host: server.example\r\n");
+      for (let i = 0; i < 3; i++) await turn();
+      expect(both.far.tryRecv(1)).toBe(null);
+      jest.advanceTimersByTime(1);
+      expect(await recvHead(both.far)).toStartWith("HTTP/1.1 400 ");
+      both.far.close();
+      expect(await accepting).toBe(null);
+    } finally {
+      jest.useRealTimers();
+    }
   });
 
   test.each([
