@@ -7,7 +7,7 @@ Without flags it measures everything, which takes most of an hour.
   terminal 2:  bun run bench --loads 50x1000,50x65536 --parts echo,proxy --only lib --rounds 9
 `;
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -125,10 +125,13 @@ async function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
 // Opens idle connections, and waits until the server has accepted them all.
 async function openIdle(pid: number, port: number, count: number): Promise<Disposable> {
   const conns = new DisposableStack();
-  const files = () => readdirSync(`/proc/${pid}/fd`).length;
-  const enough = files() + count;
+  // Counts sockets, not all descriptors: a server that has just started has some files open for a moment.
+  const isSocket = (fd: string) =>
+    statSync(`/proc/${pid}/fd/${fd}`, { throwIfNoEntry: false })?.isSocket();
+  const sockets = () => readdirSync(`/proc/${pid}/fd`).filter(isSocket).length;
+  const enough = sockets() + count;
   for (let i = 0; i < count; i++) conns.use(await connect({ port }));
-  while (files() < enough) await Bun.sleep(10);
+  while (sockets() < enough) await Bun.sleep(10);
   return conns;
 }
 
