@@ -1,7 +1,7 @@
-// Messages over a stream of bytes. TCP keeps the order of what is sent, not where one send ended and
-// the next began; where a message ends must be on the wire itself. The HOWTO names four ways: a fixed
-// length, a delimiter, a length in front, and the end of the connection, which needs no code
-// (receive until EOF).
+// Messages over a stream of bytes. TCP keeps the order of the bytes, but not where one send ended and the
+// next began, so the bytes themselves must say where a message ends. The HOWTO names four ways: a fixed
+// length, a delimiter, a length in front, and the end of the connection, which needs no code (receive
+// until EOF).
 
 import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket, WaitOptions } from "./socket.ts";
@@ -10,25 +10,25 @@ import type { Inbox } from "./socket/queues.ts";
 
 const MIB = 1 << 20;
 
-/** Up to this size, in bytes, a message is copied behind its length, to be one send. */
+/** A message of up to so many bytes is copied behind its length, so that both go out in one send. */
 const SMALL = 64 * 1024;
 
-/** One way to draw the boundaries. Made by `fixedLength`, `delimited` or `lengthPrefixed`. */
+/** A way to mark where messages end. Made by `fixedLength`, `delimited` or `lengthPrefixed`. */
 export interface Framing {
-  /** A message as it goes on the wire; or the code of why the other side could not read it back. */
+  /** A message as bytes on the wire, or the error code if the other side could not read it back. */
   frame(message: Uint8Array): Uint8Array[] | "EMSGSIZE" | "EINVAL";
   /**
-   * For one connection: takes the next message out of what has come. null: it is not whole yet.
-   * "EMSGSIZE": it would be too long; then nothing is taken.
+   * Makes a function for one connection, which takes the next message out of the received bytes. It gives null
+   * while the message is incomplete, and "EMSGSIZE" for one that is too long; then it takes nothing.
    */
   splitter(): (inbox: Inbox) => Buffer | null | "EMSGSIZE";
-  /** How many bytes a message has on the wire, at most. */
+  /** The most bytes that a message can have on the wire. */
   readonly most: number;
 }
 
 const END = { value: undefined, done: true } as const;
 
-/** What a framing needs of a connection. */
+/** What `messages` and `sendMessage` call of a connection. */
 export type Framed = Pick<Socket, "sendAll" | "recvMessage" | "remoteAddress">;
 
 /** Every message is `bytes` long, at least 1. */
@@ -54,7 +54,8 @@ export function delimited(
   checkCount("maxBytes", maxBytes, 1);
   return {
     frame(message) {
-      // Not within the message, and not across its end either: "ab" + "bc" would end at the "b".
+      // The delimiter must not be found within the message, nor across its end: "xa" with the delimiter "aa"
+      // is "xaaa", in which the message seems to end after the "x".
       const framed = Buffer.concat([message, mark]);
       if (framed.indexOf(mark) < message.length) return "EINVAL";
       return message.length > maxBytes ? "EMSGSIZE" : [framed];
@@ -63,7 +64,7 @@ export function delimited(
       let searched = 0;
       return (inbox) => {
         const end = inbox.indexOf(mark, searched);
-        // A delimiter may have begun in the last bytes; nothing before them is looked at again.
+        // The delimiter may begin in the last bytes. The bytes before them are not searched again.
         searched = end < 0 ? Math.max(0, inbox.length - mark.length + 1) : 0;
         if (end > maxBytes || searched > maxBytes) return "EMSGSIZE";
         if (end < 0) return null;
@@ -117,7 +118,7 @@ export function lengthPrefixed(
  * On a connection with an idle timeout, a message that has begun has that time to become whole.
  *
  * Rejects with `SocketError`: `EMSGSIZE` for a message over the limit, `EINCOMPLETE` when the end of
- * the connection cuts one off (what there is of it is the error's `partial`), `ETIMEDOUT`, and whatever
+ * the connection cuts one off (the error's `partial` has the bytes that came), `ETIMEDOUT`, and whatever
  * `recv` rejects with.
  *
  * @example

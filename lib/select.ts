@@ -1,4 +1,4 @@
-// select: which of many sockets would not have to wait.
+// select(): waits for many sockets at once.
 
 import { SocketError } from "./errors.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
@@ -17,14 +17,14 @@ import {
 /**
  * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
  * of 1,024. Gives those that can, in the order given: `readers` with data, EOF or an error, or a
- * connection to accept; `writers` with room; `errors` whose connection broke. Ready sockets are told
- * again on the next call, until what they are ready for is done.
+ * connection to accept; `writers` with room; `errors` whose connection broke. It is level-triggered: a socket is
+ * given again by the next call if it is still ready then.
  *
- * `timeoutMs` is in milliseconds: then it gives three empty lists. 0 only looks; none waits for ever.
+ * After `timeoutMs` milliseconds it gives three empty lists. 0 does not wait; without it, it waits for ever.
  *
  * `signal` ends the wait, which then rejects with its reason.
  *
- * It always lets the event loop turn, so that a loop around it starves nobody. Rejects with `EBADF`
+ * The event loop always turns, so that a loop around `select` does not block timers or other connections. Rejects with `EBADF`
  * when one of the sockets is closed, before or while it waits.
  *
  * @example
@@ -65,7 +65,7 @@ async function wait(
   signal?.addEventListener("abort", wake);
   try {
     for (;;) {
-      // After this turn, everything that came together is there together.
+      // One turn of the loop, so that sockets which became ready together are given together.
       await new Promise<void>((resolve) => setImmediate(resolve));
       signal?.throwIfAborted();
       const readable = r.filter((socket) => can(socket, POLLIN));

@@ -1,30 +1,30 @@
-// What is looked at for all connections of a server together: on which of them no byte has moved for
-// too long, and how much waits at all of them. One timer does for all: a timer for each connection
-// would cost more than the rest of an idle one.
+// Watches all connections of a server together: which of them are idle for too long, and how many bytes wait at
+// all of them. One timer serves all connections with the same timeout: a timer for each would take more memory
+// than the rest of an idle connection.
 
 import { MAX_DELAY } from "./alarm.ts";
 import { waiting } from "./queues.ts";
 
-/** A connection is looked at so often before its time is over: it ends at most 1/4 of that late. */
+/** Each connection is checked so often within its timeout. So it ends at most a quarter of it late. */
 const LOOKS = 4;
 
-/** What has to be known of a connection, and done to it. */
+/** What the crowd asks of a connection, and does to it. */
 export interface Care<Conn> {
-  /** Bytes that have moved so far, either way. */
+  /** Bytes received and sent so far. */
   moved(conn: Conn): number;
-  /** No byte has moved for too long. */
+  /** Ends an idle connection. */
   expire(conn: Conn): void;
-  /** There may be too much in all, or no longer: receive, or stop that. */
+  /** Called when the limit for all connections is reached or no longer: pauses or resumes receiving. */
   flow(conn: Conn): void;
 }
 
 interface Look {
   moved: number;
-  quiet: number; // looks in a row that found nothing new
+  quiet: number; // checks in a row without new bytes
 }
 
 export class Crowd<Conn> {
-  readonly #groups = new Map<number, Map<Conn, Look>>(); // by the ms that they may be quiet
+  readonly #groups = new Map<number, Map<Conn, Look>>(); // by their timeout in ms
   readonly #care: Care<Conn>;
 
   constructor(care: Care<Conn>) {
@@ -47,7 +47,7 @@ export class Crowd<Conn> {
     for (const group of this.#groups.values()) if (group.delete(conn)) return;
   }
 
-  /** What `add` was told. */
+  /** The timeout given to `add`. */
   timeOf(conn: Conn): number {
     for (const [ms, group] of this.#groups) if (group.has(conn)) return ms;
     return Infinity;

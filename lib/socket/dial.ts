@@ -1,5 +1,5 @@
-// How a connection comes about, before there is a Socket: names, several addresses, time limits, and
-// calling off what nobody waits for any more.
+// Makes connections, before there is a Socket: looks up names, tries several addresses, keeps time limits,
+// and cancels attempts that are no longer needed.
 
 import { type Address, isNumeric } from "../address.ts";
 import { SocketError } from "../errors.ts";
@@ -9,15 +9,15 @@ import { type Handle, type HandleData, Socket } from "./connection.ts";
 import { type CallOff, checkTls, type Hears, secure } from "./tls.ts";
 import { checkAddress, type ConnectOptions, isLocal, systemError } from "./where.ts";
 
-/** How long one address has, in ms, before the next is tried beside it: RFC 8305, section 5. */
+/** After so many ms without an answer, the next address is tried as well: RFC 8305, section 5. */
 const STAGGER_MS = 250;
 
-/** Our end of a connection that Bun has not told us about: any address. */
+/** Stands for our own address until Bun tells it. */
 const ANY: Address = { host: "0.0.0.0", port: 0 };
 
 type Handlers = Bun.SocketHandler<HandleData>;
 
-/** `connect()`: one connection, or an error and nothing left of any attempt. */
+/** `connect()`: gives one connection, or rejects; either way no other attempt stays. */
 export async function dial(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
   const { address, own } = checkAddress(options, 1);
@@ -38,7 +38,6 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
-      // Here is the place for what comes before the program's own first byte.
       if (tls === undefined) ready(handle);
       else secure(handle, tls, underWay, { opened: ready, failed });
     },
@@ -62,8 +61,8 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   }
 }
 
-// The addresses in the order in which they are tried, the two families in turn: RFC 8305, section 4.
-// A lookup of the system cannot be called off: it ends by itself, while nobody waits for it any more.
+// The addresses in the order in which they are tried, the two families alternating: RFC 8305, section 4.
+// The system's lookup cannot be cancelled: after a timeout it ends by itself, and its result is ignored.
 async function lookUp(address: Address): Promise<string[]> {
   const { host } = address;
   if (isNumeric(host)) return [host];
@@ -80,7 +79,7 @@ async function lookUp(address: Address): Promise<string[]> {
   }
 }
 
-// One address after the other: the next when one has failed, or has not answered for a while.
+// Tries one address after the other: the next one when an attempt has failed, or after `STAGGER_MS`.
 function tryInTurn(
   hosts: string[],
   port: number,
@@ -105,9 +104,9 @@ function tryInTurn(
   next();
 }
 
-// An attempt that can be called off. `Bun.connect` has no such thing; a socket of node:net does, and
-// what is inside it is a Bun socket like any other, once it has our handlers. (Loaded when it is
-// needed: it takes longer to load than most programs.)
+// An attempt that can be cancelled. `Bun.connect` cannot be; a socket of node:net can, and the Bun socket
+// inside it works like any other once it has our handlers. (node:net is loaded on first use, because
+// loading it takes longer than starting most programs.)
 function tryOne(host: string, port: number, handlers: Handlers, hears: Hears): CallOff {
   const { connect } = require("node:net") as typeof import("node:net");
   const stream = connect({ host, port, allowHalfOpen: true, autoSelectFamily: false });
@@ -125,13 +124,13 @@ function tryOne(host: string, port: number, handlers: Handlers, hears: Hears): C
     handle.reload({ socket: { ...handlers, connectError: (_, cause) => failed(cause) } });
     handle.data = { opened };
   };
-  stream.on("error", failed); // what the system says at once
+  stream.on("error", failed); // an error that comes at once
   stream.on("connectionAttempt", () => process.nextTick(takeOver));
   return () => end(() => handle.terminate());
 }
 
-// An attempt that stays until the system ends it: a numeric address that nobody has set a limit for,
-// or a file, which answers at once.
+// An attempt that only the system ends: to a numeric address without a time limit, or to a Unix socket, which
+// answers at once.
 function tryForGood(own: Bun.UnixSocketOptions<HandleData>, hears: Hears): CallOff {
   let over = false;
   const opened = (handle: Handle) => (over ? handle.terminate() : hears.opened(handle));

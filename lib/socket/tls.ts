@@ -1,9 +1,9 @@
-// TLS below a Socket: what was asked for is checked before anything is sent, and the handshake is over
-// before there is a Socket. From then on a TLS handle is a Bun socket like any other, but for its end.
+// TLS below a Socket. The options are checked before anything is sent, and the handshake is done before
+// there is a Socket. From then on a TLS handle works like any other Bun socket, except when it ends.
 //
-// Every connection begins as plain TCP and is then made secure, on both sides, with `upgradeTLS`. (Bun
-// could listen and connect with `tls`, too.) So of several addresses one has won before anything is
-// negotiated; and a certificate can be renewed while the server listens.
+// Every connection begins as plain TCP and is then upgraded with `upgradeTLS`, on both sides. (Bun can also
+// listen and connect with `tls` directly.) So with several addresses only the connection that is used has a
+// handshake, and a certificate can be replaced while the server listens.
 
 import { type Address, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
@@ -13,20 +13,20 @@ import { type Handle, type HandleData, Socket } from "./connection.ts";
 export type Pem = string | Uint8Array;
 
 export interface ServerTls {
-  /** The server's certificate; behind it those between it and its authority, if there are any. */
+  /** The server's certificate, followed by the intermediate ones, if there are any. */
   cert: Pem;
   /** Its private key. */
   key: Pem;
-  /** What the key is encrypted with, if it is. */
+  /** The passphrase of an encrypted key. */
   passphrase?: string;
-  /** Only clients with a certificate of one of these authorities are let in. */
+  /** Clients must have a certificate of one of these authorities. */
   clientCa?: Pem | Pem[];
 }
 
 export interface ClientTls {
   /** The authorities to trust, or the server's self-signed certificate. Default: the public ones. */
   ca?: Pem | Pem[];
-  /** The name that the server's certificate has to be for. Default: the host, for a path `localhost`. */
+  /** The name that must be in the server's certificate. Default: the host; `localhost` for a path. */
   serverName?: string;
   /** Our own certificate and its key, for a server that asks for one. */
   cert?: Pem;
@@ -34,25 +34,25 @@ export interface ClientTls {
   passphrase?: string;
 }
 
-/** What Bun is told, once it has been checked. */
+/** The checked options for Bun. */
 export type Secrets = Bun.TLSOptions & { isServer: boolean };
 
-/** What hears of an attempt: one of the two, once, unless it is called off before. */
+/** The callbacks of an attempt: one of the two is called, once; none if the attempt is cancelled. */
 export interface Hears<Cause = unknown> {
   opened(handle: Handle): void;
   failed(cause: Cause): void;
 }
 
-/** Ends an attempt that is under way. */
+/** Cancels an attempt that is under way. */
 export type CallOff = () => void;
 
 /** How long a handshake may take, in ms. */
 const HANDSHAKE_MS = 10_000;
 
-/** How long a closed connection waits for a peer that does not take what was sent to it. */
+/** How long a closed connection waits for a peer that does not read, in ms. */
 const LINGER_MS = 12_000;
 
-// ---- what was asked for
+// ---- the options
 
 const FIELDS = {
   listen: ["cert", "key", "passphrase", "clientCa"],
@@ -60,8 +60,8 @@ const FIELDS = {
 };
 
 /**
- * What to tell Bun. Throws a `TypeError` for what is missing, empty or unknown: Bun would take that for
- * no TLS at all. For what is no PEM, or not the certificate's key, it throws a `SocketError`.
+ * Checks the options and converts them for Bun. Throws a `TypeError` for missing, empty or unknown options, with
+ * which Bun would connect without TLS. Throws a `SocketError` for what is no PEM, or a key of another certificate.
  */
 export function checkTls(side: "listen" | "connect", tls: unknown, address: Address): Secrets {
   const isServer = side === "listen";
@@ -78,7 +78,7 @@ export function checkTls(side: "listen" | "connect", tls: unknown, address: Addr
   const secrets = {
     ...{ passphrase, ...own, isServer, rejectUnauthorized: true },
     get cert() {
-      return given.cert; // which may be renewed
+      return given.cert; // the caller may have replaced it
     },
     get key() {
       return given.key;
@@ -92,25 +92,25 @@ export function checkTls(side: "listen" | "connect", tls: unknown, address: Addr
   }
 }
 
-// Says what is wrong, but not the value: it may be a key.
+// The message names the option, but not its value, which may be a key.
 function checkField(known: string[], name: string, value: unknown): void {
   if (!known.includes(name)) throw new TypeError(`tls has no ${name}, only ${known.join(", ")}`);
   const isCa = name === "ca" || name === "clientCa";
-  if (value === undefined && !isCa) return; // without its authorities, others would be trusted
+  if (value === undefined && !isCa) return; // an undefined `ca` would mean the public authorities
   const parts: any[] = isCa && Array.isArray(value) ? value : [value];
   const isText = parts.every((part) => typeof part === "string" || part instanceof Uint8Array);
   if (isText && parts.length > 0 && parts.every(({ length }) => length > 0)) return;
   throw new TypeError(`tls.${name} must be text that is not empty`);
 }
 
-// Who is asked for by a path is on this machine. An address is the same on every interface.
+// A Unix socket is on this machine. The interface of a link-local address (%eth0) is no part of its name.
 function nameOf({ host }: Address): string {
   return isPath(host) ? "localhost" : host.replace(/%.*$/, "");
 }
 
 // ---- the handshake
 
-/** An error of Bun's, and what it says in words. */
+/** An error of Bun with a description. */
 type Explained = Error & { code: string; reason: string };
 
 /** What a TLS handle belongs to until there is a Socket. */
@@ -119,12 +119,12 @@ interface Handshake {
   failed(cause: unknown): void;
 }
 
-/** A TLS socket of Bun, and when it is closed but has not sent all, how long it has for that. */
+/** A TLS socket of Bun; `linger` is the timer of a closed one that still has data to send. */
 interface Secured extends Handle {
   linger?: Timer;
 }
 
-/** Makes a connection secure. Until that is done, or has failed, `underWay` has what calls it off. */
+/** Does the TLS handshake on a connection. While it is under way, the function that cancels it is in `underWay`. */
 export function secure(
   plain: Handle,
   secrets: Secrets,
@@ -150,7 +150,7 @@ export function secure(
   const handshake: Handshake = {
     done(success, cause) {
       if (!success)
-        failed(cause); // Bun closes, once the peer has been told
+        failed(cause); // Bun sends the TLS alert and closes
       else if (handle.authorized || (isServer && !requestCert)) end(() => hears.opened(handle));
       else refuse(cause);
     },
@@ -165,14 +165,14 @@ export function secure(
   }
 }
 
-/** @internal What Bun calls for the TCP socket below: what that carries is not for us. */
+/** @internal The handlers of the TCP socket below TLS, whose encrypted data is none of ours. */
 export const rawHandlers: Bun.SocketHandler<HandleData> = {
   open: Socket.handlers.open,
   drain() {},
   connectError() {},
 };
 
-// What Bun calls for the TLS socket: as for any other, once there is a Socket.
+// The handlers of the TLS socket: those of any other once there is a Socket.
 const handlers: Bun.SocketHandler<HandleData> = {
   ...Socket.handlers,
   open() {},
@@ -201,7 +201,7 @@ const WORDS: Record<string, string> = {
   WRONG_VERSION_NUMBER: "the other side does not speak TLS",
 };
 
-// What BoringSSL says ends in a name of its own: "error:100000f7:SSL routines:…:WRONG_VERSION_NUMBER".
+// The messages of BoringSSL end in a name: "error:100000f7:SSL routines:…:WRONG_VERSION_NUMBER".
 function explained(cause: any): Explained {
   const { code = "EPROTO", message } = cause;
   const [, name = ""] = message.match(/^error:.*:(\w+)$/) ?? [];
@@ -211,16 +211,17 @@ function explained(cause: any): Explained {
 
 // ---- the end
 
-// close(2) for TLS: close_notify and FIN. What the kernel had no room for is still with Bun, and with its
-// own `end` it would be there for ever if the peer does not read. Nor is a part of it to look like all.
+// close(2) for TLS: sends close_notify and FIN. Bun may still hold data that the kernel had no room for, and its own
+// `end` would keep that for ever if the peer does not read. After `LINGER_MS` the connection is reset, so that a
+// part does not look complete.
 function endSecured(this: Secured): void {
   this.shutdown();
   if (endSent(this)) return;
-  this.pause(); // nobody takes what comes
+  this.pause(); // nobody receives any more
   this.linger = setTimeout(() => this.terminate(), LINGER_MS);
 }
 
-/** Lets go of the descriptor, if all has left. */
+/** Closes the descriptor if everything has been sent. */
 function endSent(handle: Secured): boolean {
   if (handle.write("") === 0) return false;
   clearTimeout(handle.linger);

@@ -1,24 +1,24 @@
-// Turns of the event loop. A promise that is resolved already does not let the loop turn: a program
-// that awaits nothing but such promises keeps timers, signals and every other connection waiting. So
-// calls that go on at once are counted, and after some of them one has to wait for the next turn.
+// Turns of the event loop. Awaiting a promise that is already resolved does not let the loop turn: a program
+// that awaits only such promises blocks timers, signals and all other connections. So calls that return
+// without waiting are counted, and after `MANY` of them one has to wait for the next turn.
 //
-// What is done once a turn for all sockets (sending what was gathered) is done here, too.
+// Tasks for the end of a turn, such as sending what was gathered, run here too.
 
-/** So many calls in a row may go on at once. */
+/** So many calls in a row may return without waiting. */
 const MANY = 256;
-/** So many bytes of a call count as one call more. */
+/** So many bytes count as one more call. */
 const BYTES = 4096;
 
 let calls = 0;
 let tasks: (() => void)[] = [];
 let next: Promise<void> | null = null;
 
-/** Counts a call that could go on at once, with so many bytes: true if it has to wait for the next turn. */
+/** Counts a call that need not wait, and its bytes. Gives true if it has to wait for the next turn all the same. */
 export function isTooMany(bytes = 0): boolean {
   return (calls += 1 + bytes / BYTES) > MANY;
 }
 
-/** The event loop has called us: others have had their turn. */
+/** To be called when the event loop has turned: the count starts again. */
 export function hasTurned(): void {
   calls = 0;
 }
@@ -28,7 +28,7 @@ export function atTurnsEnd(task: () => void): void {
   if (tasks.push(task) === 1) setImmediate(endTurn);
 }
 
-/** Resolves in the next turn: one promise for all who wait for it. */
+/** Resolves in the next turn. All callers share one promise. */
 export function nextTurn(): Promise<void> {
   return (next ??= new Promise((resolve) => atTurnsEnd(resolve)));
 }
