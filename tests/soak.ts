@@ -10,6 +10,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { cli, fail, print } from "../lib/cli.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { connect, type Socket } from "../lib/socket.ts";
+import { openWebSocket } from "../lib/websocket.ts";
 import { pattern, Process, recvAll } from "./helpers.ts";
 
 const { seconds, clients, only, signal } = cli(help, {
@@ -67,6 +68,15 @@ const visits: Record<string, Visit> = {
     const reply = await recvAll(conn);
     if (!reply.includes("GET /soak")) throw new Error("a reply that differs");
     return [32, reply.length];
+  },
+  "websocket-server": async (conn) => {
+    const socket = await openWebSocket(conn);
+    const message = pattern(random(100_000), seed++);
+    await socket.send(message);
+    const { value: reply } = await socket[Symbol.asyncIterator]().next();
+    if (!Buffer.from(reply ?? "").equals(message)) throw new Error("a message that differs");
+    await socket.close();
+    return [message.length, message.length];
   },
 };
 
