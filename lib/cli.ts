@@ -23,7 +23,7 @@ const PATIENCE_MS = 500;
 const COMMON = {
   trace: {
     type: "choice",
-    choices: ["off", "text", "json"],
+    choices: ["off", "text", "json", "live"],
     default: "off",
     env: "SOCKET_TRACE", // watch.ts sets it for the scripts that it starts
     about:

@@ -10,7 +10,11 @@ import { ServerSocket, Socket } from "./socket.ts";
 import { calls } from "./socket/calls.ts";
 import { POLLNVAL } from "./socket/readiness.ts";
 
-export type TraceMode = "text" | "json";
+/** `"live"` is JSON, and one more line for each call that has to wait, before it returns. */
+export type TraceMode = "text" | "json" | "live";
+
+/** How long a call is under way, in ms, until `"live"` says that it waits. */
+const WAITS_MS = 20;
 
 /** The classes whose methods are wrapped, all but `NOT_SHOWN`. A new method is traced without a change here. */
 const CLASSES = { conn: Socket, server: ServerSocket };
@@ -39,6 +43,8 @@ export interface TracedCall {
   made?: { name: string; local: string; remote?: string };
   /** The code of the error, if it failed. An intended end, such as an abort, is no error. */
   error?: string;
+  /** With `"live"`: the call has not returned yet. It will have another line, with the same `began`. */
+  waits?: true;
 }
 
 /** A socket call that has begun. `closed`: the socket was closed before the call. */
@@ -60,9 +66,10 @@ interface Call {
  * // 14:03:07.512  conn#1 127.0.0.1:53122  recv(1024) -> 5 bytes "hello"
  */
 export function startTrace(mode: TraceMode, write: (line: string) => void): void {
-  tell = (call, outcome, failed) => {
-    const told = describe(call, outcome, failed);
-    write(mode === "json" ? JSON.stringify(told) : toLine(told, call.on));
+  isLive = mode === "live";
+  tell = (call, outcome, failed, waits) => {
+    const told = describe(call, outcome, failed, waits);
+    write(mode === "text" ? toLine(told, call.on) : JSON.stringify(told));
   };
   for (const { prototype } of Object.values(CLASSES)) wrapMethods(prototype);
   wrapAcceptLoop();
@@ -74,7 +81,8 @@ export function startTrace(mode: TraceMode, write: (line: string) => void): void
   };
 }
 
-let tell: (call: Call, outcome: unknown, failed: boolean) => void;
+let tell: (call: Call, outcome: unknown, failed: boolean, waits?: true) => void;
+let isLive = false;
 
 const thread = isMainThread ? undefined : threadId;
 
@@ -109,12 +117,14 @@ let inside = false;
 function watch(on: object | null, name: string, args: unknown[], run: () => any): any {
   if (inside) return run();
   const call = { on, name, args, began: now(), closed: [on, ...args.flat()].some(isClosed) };
-  const returned = (value: unknown) => {
-    tell(call, value, false);
-    return value;
+  let timer: Timer | undefined;
+  const over = (outcome: unknown, failed: boolean) => {
+    clearTimeout(timer);
+    tell(call, outcome, failed);
   };
+  const returned = (value: unknown) => (over(value, false), value);
   const failed = (error: unknown) => {
-    tell(call, error, true);
+    over(error, true);
     throw error;
   };
   let result: unknown;
@@ -126,7 +136,9 @@ function watch(on: object | null, name: string, args: unknown[], run: () => any)
   } finally {
     inside = false;
   }
-  return result instanceof Promise ? result.then(returned, failed) : returned(result);
+  if (!(result instanceof Promise)) return returned(result);
+  if (isLive) timer = setTimeout(tell, WAITS_MS, call, undefined, false, true).unref();
+  return result.then(returned, failed);
 }
 
 function isClosed(socket: any): boolean {
@@ -145,7 +157,7 @@ function now(): number {
 
 // ---- telling
 
-function describe(call: Call, outcome: any, failed: boolean): TracedCall {
+function describe(call: Call, outcome: any, failed: boolean, waits?: true): TracedCall {
   const { on, name, args, began } = call;
   const made = [outcome, outcome?.value].find(isSocket);
   const time = now();
@@ -158,7 +170,7 @@ function describe(call: Call, outcome: any, failed: boolean): TracedCall {
       .filter(Boolean)
       .join(", "),
     result,
-    ...moved(call, outcome, failed),
+    ...(waits ? { waits } : moved(call, outcome, failed)),
     made: made && { name: nameOf(made), ...addresses(made) },
     error,
   };

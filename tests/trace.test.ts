@@ -151,6 +151,23 @@ test("in JSON, too, an abort and an end are no errors; what is one has its code"
   ]);
 });
 
+test("--trace=live also tells of a call that waits, before it returns", async () => {
+  await using server = script("echo-server", ["--port", "0", "--trace=live"]);
+  const port = await server.port();
+  await server.until(/"waits":true}\n/, "stderr");
+  await using client = script("echo-client", [`--port=${port}`, "--message", "안녕"]);
+  expect(await server.exit()).toBe(0);
+  expect(await client.exit()).toBe(0);
+  const lines = server.stderr.trimEnd().split("\n");
+  const told = lines.map((line): TracedCall => JSON.parse(line));
+  const [waits, returned] = told.filter(({ call }) => call === "accept");
+  expect(waits).toMatchObject({ on: "server#1", args: "", result: "", waits: true });
+  expect(waits!.made).toBeUndefined();
+  expect(returned).toMatchObject({ on: "server#1", began: waits!.began, made: { name: "conn#1" } });
+  expect(returned!.waits).toBeUndefined();
+  expect(told.filter(({ call, waits }) => waits && /listen|close|sendAll/.test(call))).toEqual([]);
+});
+
 test("failures are traced, and told as always", async () => {
   await using client = script("echo-client", ["--port", "1", "--message", "x", "--trace"]);
   expect(await client.exit()).toBe(1);

@@ -291,6 +291,18 @@ describe("the order from top to bottom", () => {
   });
 });
 
+test("a call that still waits is drawn to the end of its process, or of the picture", () => {
+  const calls = [...opened(), recv(0, 0, "conn#1", { waits: true, bytes: undefined, result: "" })];
+  const made = plan(tell(calls));
+  expect(made.rows.at(-1)).toMatchObject({ part: "begin", call: calls[2]! });
+  expect(made.ends.get(calls[2]!)).toBe(made.rows.length);
+  const exit = call(0, { call: "exit", args: "0" });
+  const over = plan(tell([...calls, exit]));
+  expect(over.ends.get(calls[2]!)).toBe(over.rows.findIndex(({ call }) => call === exit));
+  const bars = (calls: Call[]) => pictureOf(calls).match(/class="wait c1"/g)!.length;
+  expect(bars(calls)).toBe(bars(calls.slice(0, 2)) + 1);
+});
+
 test("a command is taken apart as a shell does it, and its script is found", () => {
   expect(wordsOf(`echo-client --message "안녕 하세요" --host '::1'`)).toEqual([
     ...["echo-client", "--message", "안녕 하세요", "--host", "::1"],
@@ -476,7 +488,7 @@ testBrowser("the page shows each call as it happens, and what peers send as text
   await using page = await openPage(url!, { width: 1100 });
   const shows = (text: string) =>
     untilTrue(page, `document.querySelector("main").textContent.includes(${JSON.stringify(text)})`);
-  await shows("connect");
+  await shows("conn.recv(1024)"); // it waits, and has not returned
   watching.type("first\n");
   await shows('"first"');
   watching.type("<b id=bold onclick=x>;#&\n");

@@ -86,7 +86,7 @@ export class Layout {
   }
 
   ended(call: Call): number {
-    return this.y[this.plan.ends.get(call)!]!;
+    return this.y[this.plan.ends.get(call)!] ?? this.floor;
   }
 
   /** Where the line of an end stops: at its close, or where the other end noticed that it has gone. */

@@ -47,7 +47,7 @@ export function plan(story: Story): Plan {
     if (!WAITS.test(call.call) || sent) moments.push({ at: call.began, part: "both", ...about });
     else {
       moments.push({ at: call.began, part: "begin", ...about });
-      moments.push({ at: call.time, part: "end", ...about });
+      if (!call.waits) moments.push({ at: call.time, part: "end", ...about });
     }
   };
   // A call that gave a socket for datagrams belongs to all who talk through it.
@@ -70,6 +70,11 @@ export function plan(story: Story): Plan {
       if (part !== "end") begins.set(one, i);
       if (part !== "begin") ends.set(one, i);
     }
+  }
+  // A call that still waits has no end; but its process may have one.
+  for (const call of story.calls.filter(({ waits }) => waits)) {
+    const exit = story.calls.find((other) => other.call === "exit" && other.pid === call.pid);
+    if (begins.has(call)) ends.set(call, ends.get(exit!) ?? rows.length);
   }
   return { connections, more: story.connections.length - connections.length, rows, begins, ends };
 }

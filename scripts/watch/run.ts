@@ -18,14 +18,23 @@ const HEARD_MS = 300;
 
 /** The calls so far. */
 export class Recording {
-  readonly calls: Call[] = [];
+  readonly #returned: Call[] = [];
+  readonly #waiting = new Map<string, Call>();
   dropped = 0;
   changedAt = performance.now();
   /** Called after each new call. */
   onChange = () => {};
 
+  /** Those that have returned, and those that wait now. */
+  get calls(): Call[] {
+    return [...this.#returned, ...this.#waiting.values()];
+  }
+
   add(call: Call): void {
-    if (this.calls.length < MOST_CALLS) this.calls.push(call);
+    const name = [call.pid, call.thread, call.on, call.call, call.began].join();
+    this.#waiting.delete(name);
+    if (call.waits) this.#waiting.set(name, call);
+    else if (this.#returned.length < MOST_CALLS) this.#returned.push(call);
     else this.dropped++;
     this.changedAt = performance.now();
     this.onChange();
@@ -96,7 +105,7 @@ function start(
 ) {
   const [name = "", ...args] = wordsOf(command);
   const child = Bun.spawn([process.execPath, "run", fileOf(name)!, ...args], {
-    env: { ...process.env, SOCKET_TRACE: "json", BUN_BE_BUN: "1" }, // makes a compiled watch run as Bun itself
+    env: { ...process.env, SOCKET_TRACE: "live", BUN_BE_BUN: "1" }, // makes a compiled watch run as Bun itself
     stdin: typed ? "inherit" : "ignore",
     stdout: script === 0 && !typed ? "pipe" : "inherit",
     stderr: "pipe",
