@@ -14,13 +14,13 @@ import { PICTURES } from "../docs/pictures/make.ts";
 import { fileOf, wordsOf } from "../scripts/watch/run.ts";
 import { LANGUAGES } from "../scripts/watch/words.ts";
 import {
-  defaultPorts,
+  Network,
   openPage,
   PATIENCE_MS,
-  Process,
   root,
   script,
   testBrowser,
+  testNetwork,
   untilTrue,
 } from "./helpers.ts";
 
@@ -454,9 +454,11 @@ test("Ctrl-C ends what it runs, and the picture has what there was", async () =>
   expect(said(readFileSync(file, "utf8"), "data")).toEqual(["&quot;hello&quot;"]);
 });
 
-test("the pictures of README and docs say what is drawn now: else, bun run pictures", async () => {
-  using _alone = await defaultPorts();
-  await using making = new Process([process.execPath, "run", "docs/pictures/make.ts", folder]);
+// In a network of their own, where the default ports are free.
+testNetwork("the pictures of the docs say what is drawn now: else, bun run pictures", async () => {
+  using network = new Network();
+  const command = [process.execPath, "run", "docs/pictures/make.ts", folder];
+  await using making = network.process(command);
   expect(await making.exit(), making.stderr).toBe(0);
   // The silent peer is stopped when its words have come: maybe before it has told of sending them.
   const chance = /^(&quot;I am here&quot;|\(9 bytes\)|\(9바이트\)|⋮ .*)$/;
@@ -474,7 +476,7 @@ test("the pictures of README and docs say what is drawn now: else, bun run pictu
       expect(ours, file).toEqual(anew!);
     }
   }
-}, 200_000); // the ports may be another run's for a while
+});
 
 testBrowser("the page shows each call as it happens, and what peers send as text", async () => {
   await using watching = script("watch", [

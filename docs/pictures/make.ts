@@ -51,6 +51,8 @@ if (import.meta.main) {
     watching.stdin.write(typed);
     await watching.stdin.end();
     if ((await watching.exited) !== 0) throw new Error(`${name} could not be drawn`);
+    const drawn = await Bun.file(file.replace("{lang}", "en")).text();
+    if (drawn.includes("EADDRINUSE")) throw new Error(`${name}: its port is in use`);
     console.log(name);
   }
 }

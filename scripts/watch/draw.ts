@@ -29,7 +29,7 @@ export function draw(plan: Plan, { language, commands, dropped }: Frame): string
   const bottom = layout.floor + (notes.length > 0 ? 26 : 0);
   const note = text(middle, layout.floor + 18, [["word", notes.join("; ")]], "middle");
 
-  const [width, height] = [layout.width, bottom + 52];
+  const [width, height] = [layout.width, Math.round(bottom + 52)];
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" class="watch" viewBox="0 0 ${width} ${height}"`,
     ` width="${width}" height="${height}" role="img" aria-label="${escape(commands.join(" ⇄ "))}">`,
