@@ -3,7 +3,7 @@
 //
 // On Linux the sockets of one port share it (SO_REUSEPORT) and the kernel spreads the connections.
 // Elsewhere, or with `relay`, the main thread accepts, and passes the bytes on to the Workers over
-// loopback; the first thing it sends is who the client is.
+// loopback. Whose they are it tells them in a PROXY header; a secret in that proves who it is.
 //
 // One script file holds both sides:
 //
@@ -16,6 +16,7 @@ import { availableParallelism } from "node:os";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { SocketError } from "./errors.ts";
+import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
 import { affordable, type Limits, serve } from "./serve.ts";
 import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
@@ -58,9 +59,6 @@ interface Job {
 /** A thread that keeps dying is replaced this often. */
 const RESTART_MS = 1_000;
 
-/** What the relay sends a Worker before the client's bytes: JSON, filled up with blanks. */
-const PREFACE_BYTES = 160;
-
 /**
  * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
  * when all of them accept. A Worker that dies takes its connections with it; it is replaced, and
@@ -70,15 +68,15 @@ const PREFACE_BYTES = 160;
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
   const { host, port, threads, signal, onError = console.error } = options;
-  const relay = options.relay || process.platform !== "linux";
+  const relayed = options.relay || process.platform !== "linux";
   // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
   // without that first; and nobody else asks before our threads have it.
   using _untilStarted = await lockStart(host, port);
   const server = listen({ host, port, signal });
   const { address } = server;
-  if (!relay) server.close();
-  const secret = relay ? randomUUID() : null;
-  const where = relay ? { host: "127.0.0.1", port: 0 } : address;
+  if (!relayed) server.close();
+  const secret = relayed ? randomUUID() : null;
+  const where = relayed ? { host: "127.0.0.1", port: 0 } : address;
   const open = new Int32Array(new SharedArrayBuffer(4 * (1 + threads)));
 
   const start = (slot: number) => {
@@ -118,7 +116,7 @@ export async function acceptLoop(
   });
   parentPort!.postMessage({ listensOn: server.address });
   const known = async (conn: Socket) => {
-    if (secret !== null) await takePreface(conn, secret);
+    if (secret !== null) await fromRelay(conn, secret);
     await handle(conn);
   };
   await serve(server, known, limits, open, slot);
@@ -193,16 +191,14 @@ async function relayAll(
 }
 
 async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {
-  using thread = await reach(slot);
-  const preface = JSON.stringify({ secret, client: client.remoteAddress });
-  try {
-    await thread.sendAll(preface.padEnd(PREFACE_BYTES));
-    await Promise.all([pump(client, thread), pump(thread, client)]);
-  } catch {
-    // One side broke: the other is told the same way.
+  using thread = await reach(slot).catch((error) => {
     client.reset();
-    thread.reset();
-  }
+    throw error;
+  });
+  const ends = { source: client.remoteAddress, destination: client.localAddress };
+  const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
+  await thread.sendAll(encodeProxyHeader({ ...ends, tlvs })).catch(() => {}); // relay meets it again
+  await relay(client, thread);
 }
 
 // A thread that has just died refuses, until another is in its place.
@@ -216,17 +212,10 @@ async function reach(slot: () => Promise<Address>): Promise<Socket> {
   }
 }
 
-async function pump(from: Socket, to: Socket): Promise<void> {
-  for await (const chunk of from) await to.sendAll(chunk);
-  to.shutdown("write");
-}
-
-async function takePreface(conn: Socket, secret: string): Promise<void> {
-  const signal = AbortSignal.timeout(5_000);
-  const preface = String(await conn.recvExactly(PREFACE_BYTES, { signal }));
-  if (!preface.startsWith(`{"secret":"${secret}",`)) {
-    const reason = "the relay did not make it";
-    throw new SocketError("EACCES", "accept", conn.remoteAddress, { reason });
-  }
-  Object.defineProperty(conn, "remoteAddress", { value: JSON.parse(preface).client });
+async function fromRelay(conn: Socket, secret: string): Promise<void> {
+  const peer = conn.remoteAddress;
+  const header = await acceptProxyHeader(conn).catch(() => null);
+  if (String(header?.tlvs?.get(UNIQUE_ID)) === secret) return;
+  const reason = "the relay did not make it";
+  throw new SocketError("EACCES", "accept", peer, { reason });
 }

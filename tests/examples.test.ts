@@ -76,6 +76,15 @@ const AROUND: Surroundings[] = [
   { name: "signal", before: `const { signal } = new AbortController();` },
   { name: "clients", before: `const clients: Socket[] = [];` },
   {
+    name: "elsewhere", // the address of an echo server
+    before: `using other = listen({ port: 0 });
+      const elsewhere = other.address;
+      other.accept().then(async (guest) => {
+        for await (const chunk of guest) await guest.sendAll(chunk);
+        guest.close();
+      });`,
+  },
+  {
     name: "server", // one client sends a line and FIN, and receives until EOF; then the server is closed
     before: `using server = listen({ port: 0 });
       connect(server.address).then(async (visitor) => {
@@ -108,6 +117,14 @@ const AROUND: Surroundings[] = [
     after: `await socket.close();`,
   },
   {
+    name: "conn", // the other end is a proxy
+    with: "acceptProxyHeader",
+    before: `const { near: conn, far: other } = await socketpair();
+      const source = { host: "192.0.2.7", port: 56324 };
+      await other.sendAll(encodeProxyHeader({ source, destination: other.localAddress }));`,
+    after: `[conn, other].forEach((end) => end.close());`,
+  },
+  {
     name: "conn", // the other end has sent a line and FIN
     before: `const { near: conn, far: other } = await socketpair();
       await other.sendAll("hello\\n");
@@ -129,6 +146,7 @@ function around(code: string): Surroundings[] {
 const PRINTS: Record<string, string> = {
   "lib/errors.ts SocketError": "nobody there\n",
   "lib/framing.ts messages": "hello\n",
+  "lib/relay.ts relay": "the visitor received: hello\n",
   "lib/serve.ts serve": "the visitor received: hello\n",
   "lib/socket/connection.ts Socket": "the other end received: hello\n",
   "lib/websocket.ts acceptWebSocket": "the other end received: hello\n",

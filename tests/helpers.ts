@@ -295,6 +295,12 @@ export async function echoes(port: number, bytes = 1000): Promise<void> {
   if (!got.equals(data)) throw new Error(`${got.length} of ${bytes} bytes, or other ones`);
 }
 
+/** A port that was free a moment ago, for a program that cannot be asked which one it took. */
+export function freePort(): number {
+  using probe = listen({ port: 0 });
+  return probe.address.port;
+}
+
 /** Waits until nobody listens on a port any more. */
 export async function untilRefused(port: number): Promise<void> {
   for (;;) {

@@ -4,8 +4,19 @@
 import { readdirSync, readlinkSync } from "node:fs";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
+import { encodeProxyHeader, UNIQUE_ID } from "../lib/relay.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
-import { failure, Process, recvAll, PATIENCE_MS, untilRefused } from "./helpers.ts";
+import {
+  failure,
+  fails,
+  Network,
+  PATIENCE_MS,
+  Process,
+  recvAll,
+  script,
+  testNetwork,
+  untilRefused,
+} from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -169,16 +180,72 @@ test("of copies that start together on one port, one gets it", async () => {
   }
 });
 
-test("the relay's inner ports serve nobody but the relay", async () => {
-  await using server = faulty("--relay");
-  const port = await server.port();
-  const inner = await listeningPorts(server.pid);
-  const [other] = inner.filter((candidate) => candidate !== port);
-  expect(other).toBeDefined();
-  using intruder = await connect({ port: other! });
-  await intruder.sendAll(JSON.stringify({ secret: "guessed", client: {} }).padEnd(160));
-  expect(await recvAll(intruder).catch(failure)).toHaveLength(0);
-  await server.until(/the relay did not make it$/m, "stderr");
+describe("the relay", () => {
+  test("its inner ports serve nobody else, and wait for nobody long", async () => {
+    await using server = faulty("--relay");
+    const port = await server.port();
+    const inner = (await listeningPorts(server.pid)).filter((candidate) => candidate !== port);
+    expect(inner).toHaveLength(1);
+    const claimed = {
+      source: { host: "192.0.2.7", port: 1 },
+      destination: { host: "::1", port: 2 },
+    };
+    const guessed = new Map([[UNIQUE_ID, Buffer.from("guessed")]]);
+    const began = performance.now();
+    for (const first of [
+      "hello",
+      encodeProxyHeader(claimed),
+      encodeProxyHeader({ ...claimed, tlvs: guessed }),
+      "PROXY", // and then silence
+    ]) {
+      using intruder = await connect({ port: inner[0]! });
+      await intruder.sendAll(first);
+      expect(await recvAll(intruder).catch(failure)).toHaveLength(0);
+      const who = `127.0.0.1:${intruder.localAddress.port}`;
+      await server.until(new RegExp(`${who}: the relay did not make it$`, "m"), "stderr");
+    }
+    expect(performance.now() - began).toBeLessThan(8_000);
+  });
+
+  test("passes a reset on as a reset, either way", async () => {
+    await using server = script("echo-threaded-server", [
+      ...["--port=0", "--relay", "--threads=1", "--max-connections=1"],
+    ]);
+    const port = await server.port();
+    const first = await connect({ port });
+    await first.sendAll("x");
+    await first.recv(1);
+    using second = await connect({ port });
+    await fails(second.recv(1), "ECONNRESET"); // the thread's answer to one too many
+    first.reset();
+    await server.until(/connection reset by peer/, "stderr"); // what the thread has heard
+  });
+
+  test("waits for the thread that takes the place of a dead one", async () => {
+    await using server = faulty("--relay");
+    const port = await server.port();
+    for (let i = 0; i < 2; i++) {
+      using doomed = await connect({ port });
+      await ask(doomed, "hello");
+      await doomed.sendAll("die");
+      await recvAll(doomed).catch(() => {});
+      using next = await connect({ port }); // at once: it waits, and does not ask again
+      expect(await ask(next, "hello")).toStartWith("hello");
+    }
+  });
+
+  testNetwork("knows a link-local client with its scope", async () => {
+    using network = new Network();
+    const run = [process.execPath, "run", "tests/fixtures/faulty-threads.ts"];
+    await using server = network.process([...run, "--relay", "--host", "fe80::5%near"]);
+    const port = await server.port();
+    const code = `
+import socket
+c = socket.socket(socket.AF_INET6); c.connect(("fe80::5", ${port}, 0, socket.if_nametoindex("near")))
+c.sendall(b"hello"); print(c.recv(100).decode(), flush=True)`;
+    await using client = network.process(["python3", "-c", code]);
+    await client.until(/hello from \[fe80::5%near\]:\d+/);
+  });
 });
 
 /** The TCP ports on which a process listens, from /proc (proc(5), proc_pid_net(5)). */

@@ -51,8 +51,8 @@ let lastHost = ""; // many connections come from one host: they share one text o
 export class Socket extends Receiving implements Disposable {
   #bytesSent = 0;
   readonly #local: Address;
-  readonly #remoteHost: string;
-  readonly #remotePort: number;
+  #remoteHost: string;
+  #remotePort: number;
   /** @internal Use `connect()` or `server.accept()`. The addresses: as far as they are known. */
   constructor(handle: Handle, local: Address, remote: Address) {
     super(handle);
@@ -78,6 +78,11 @@ export class Socket extends Receiving implements Disposable {
   /** The peer's end: Python's `getpeername()`. */
   get remoteAddress(): Address {
     return { host: this.#remoteHost, port: this.#remotePort };
+  }
+
+  /** @internal Whose connection it is: what the proxy in between has told. */
+  cameFrom({ host, port }: Address): void {
+    [this.#remoteHost, this.#remotePort] = [host, port];
   }
 
   // ---- sending

@@ -1,0 +1,249 @@
+// Two connections joined into one, as a proxy and a balancer do it: `relay`. And the PROXY protocol, by
+// which the server behind them hears who its client is; it would see their address otherwise.
+//
+// https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt: a "section" here is one of that.
+
+import { type Address, asWritten, isNumeric } from "./address.ts";
+import { SocketError } from "./errors.ts";
+import type { Socket } from "./socket.ts";
+import { POLLERR, POLLNVAL } from "./socket/readiness.ts";
+
+// ---- the relay
+
+/** What `relay` needs of a connection. */
+export type Relayed = AsyncIterable<Uint8Array> &
+  Pick<Socket, "remoteAddress" | "closed" | "sendAll" | "shutdown" | "reset" | "poll">;
+
+/** How long, in ms, what came before a reset may take to leave on the other side. */
+const LAST_WORDS_MS = 500;
+
+/**
+ * Passes on what comes from `a` to `b` and the other way round, no faster than it is taken. An end (FIN)
+ * reaches the other side as an end, and the other direction goes on. A reset reaches it as a reset, behind
+ * what had come before; half a second later at the latest, also when it takes nothing.
+ *
+ * Resolves when both directions have ended: with the error, if the connection broke. It never rejects.
+ * The connections stay the caller's, to be closed.
+ *
+ * @example
+ * using client = await server.accept();
+ * using backend = await connect(elsewhere);
+ * await relay(client, backend);
+ */
+export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> {
+  let over = false;
+  let broken: Error | undefined;
+  const breakBoth = (why: Error) => {
+    if (over) return;
+    broken ??= why;
+    a.reset();
+    b.reset();
+  };
+  const breakSoon = (why: Error) => void setTimeout(breakBoth, LAST_WORDS_MS, why).unref();
+  // Whom nothing can be sent to any more may have said something before, which is on its way yet.
+  const pass = (from: Relayed, to: Relayed) =>
+    pump(from, to).catch((why) => (why.syscall === "send" ? breakSoon(why) : breakBoth(why)));
+  // A reset while nobody receives: because the other side takes nothing, or there was a FIN before it.
+  for (const side of [a, b]) {
+    side.closed.then(() => {
+      const state = side.poll();
+      if (over || !(state & (POLLERR | POLLNVAL))) return; // it has ended, both ways
+      const code = state & POLLERR ? "ECONNRESET" : "EBADF";
+      breakSoon(new SocketError(code, "recv", side.remoteAddress));
+    });
+  }
+  await Promise.all([pass(a, b), pass(b, a)]);
+  over = true;
+  return broken;
+}
+
+async function pump(from: Relayed, to: Relayed): Promise<void> {
+  for await (const chunk of from) await to.sendAll(chunk);
+  to.shutdown("write");
+}
+
+// ---- the PROXY protocol, as bytes
+
+/** What a proxy tells of a connection, before the client's first byte. */
+export interface ProxyHeader {
+  /**
+   * Who connected to the proxy, and to which address of it. Null where the proxy does not say; then it is
+   * its own connection (LOCAL: a health check), or of a kind that the protocol has no words for.
+   */
+  source: Address | null;
+  destination: Address | null;
+  /** What else version 2 tells: values by their type, PP2_TYPE_… in section 2.2. */
+  tlvs?: ReadonlyMap<number, Buffer>;
+}
+
+/** The type of the value that tells one connection from all others: PP2_TYPE_UNIQUE_ID. */
+export const UNIQUE_ID = 0x05;
+
+const LINE = Buffer.from("PROXY ");
+const MAX_LINE = 107;
+const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n");
+const MAX_HEADER = 4096; // the protocol would allow 65,551 bytes; what is sent is some hundred
+// Behind the signature: version and command, family and transport.
+const [LOCAL, PROXY, TCP4, TCP6] = [0x20, 0x21, 0x11, 0x21];
+
+/**
+ * A PROXY header as it goes on the wire: a line of text in version 1, which has no TLVs; bytes in version
+ * 2. An IPv4 address beside an IPv6 one is written as `::ffff:…`. A Unix-domain socket's is left out.
+ *
+ * @example
+ * const source = { host: "192.0.2.7", port: 56324 };
+ * const destination = { host: "192.0.2.1", port: 443 };
+ * String(encodeProxyHeader({ source, destination }, 1)); // "PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n"
+ */
+export function encodeProxyHeader(header: ProxyHeader, version: 1 | 2 = 2): Buffer {
+  const { source, destination, tlvs = [] } = header;
+  const ends = [source, destination].filter(
+    (end) => end !== null && isNumeric(end.host),
+  ) as Address[];
+  if (ends.length < 2) {
+    if (version === 1) return Buffer.from("PROXY UNKNOWN\r\n");
+    return Buffer.from([...SIGNATURE, source === null ? LOCAL : PROXY, 0, 0, 0]);
+  }
+  const is6 = ends.some(({ host }) => host.includes(":"));
+  const hosts = ends.map(({ host }) => (is6 ? ipv6(host) : host));
+  const ports = ends.map(({ port }) => port);
+  if (version === 1) {
+    return Buffer.from(`PROXY TCP${is6 ? 6 : 4} ${hosts.join(" ")} ${ports.join(" ")}\r\n`);
+  }
+  const values = [...tlvs].flatMap(([type, value]) => [type, ...word(value.length), ...value]);
+  const block = [...hosts.flatMap(ipBytes), ...ports.flatMap(word), ...values];
+  return Buffer.from([...SIGNATURE, PROXY, is6 ? TCP6 : TCP4, ...word(block.length), ...block]);
+}
+
+/**
+ * The PROXY header, of either version, that `bytes` begin with, and its `length`; null while it is not
+ * complete. Throws an `Error` that says what is wrong as soon as that can be seen.
+ *
+ * @example
+ * decodeProxyHeader(Buffer.from("PROXY UNKNOWN\r\nhello"))?.length; // 15
+ */
+export function decodeProxyHeader(bytes: Uint8Array): Decoded | null {
+  const data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (beginsLike(data, LINE)) return decodeLine(data);
+  if (beginsLike(data, SIGNATURE)) return data.length < 16 ? null : decodeBinary(data);
+  throw new Error("no PROXY header came first");
+}
+
+type Decoded = ProxyHeader & { length: number };
+
+// Section 2.1.
+function decodeLine(data: Buffer): Decoded | null {
+  const end = data.subarray(0, MAX_LINE).indexOf("\r\n");
+  if (end < 0 && data.length < MAX_LINE) return null;
+  const line = data.toString("latin1", 0, Math.max(end, 0));
+  const length = end + 2;
+  if (/^PROXY UNKNOWN( |$)/.test(line)) return { source: null, destination: null, length };
+  const form = /^PROXY TCP([46]) ([\da-f:.]+) ([\da-f:.]+) (0|[1-9]\d*) (0|[1-9]\d*)$/i;
+  const [, family, from = "", to = "", ...ports] = line.match(form) ?? [];
+  const [source, destination] = [from, to].map((host, i) => {
+    const isRight = isNumeric(host) && host.includes(":") === (family === "6");
+    if (!isRight || Number(ports[i]) > 65_535) throw new Error("its PROXY line is none");
+    return { host: ipText(ipBytes(host)), port: Number(ports[i]) };
+  });
+  return { source: source!, destination: destination!, length };
+}
+
+// Section 2.2.
+function decodeBinary(data: Buffer): Decoded | null {
+  const [command, kind] = [data[12]!, data[13]!];
+  const length = 16 + data.readUInt16BE(14);
+  const end = [16, 28, 52, 232][kind >> 4]; // of the addresses, by family
+  const isKnown = (command === LOCAL || command === PROXY) && end !== undefined && (kind & 15) < 3;
+  if (!isKnown) throw new Error("its PROXY header is of no known version, command or family");
+  if (length > MAX_HEADER) throw new Error(`its PROXY header has more than ${MAX_HEADER} bytes`);
+  if (command === PROXY && length < end) throw new Error("its PROXY header ends in an address");
+  if (data.length < length) return null;
+  const isTcp = command === PROXY && (kind === TCP4 || kind === TCP6);
+  if (!isTcp) return { source: null, destination: null, length }; // Unix-domain sockets, datagrams
+  const size = (end - 16 - 4) / 2;
+  const [source, destination] = [0, 1].map((i) => ({
+    host: ipText(data.subarray(16 + i * size, 16 + (i + 1) * size)),
+    port: data.readUInt16BE(end - 4 + 2 * i),
+  }));
+  const tlvs = new Map<number, Buffer>();
+  for (let at = end; at < length;) {
+    const next = at + 3 <= length ? at + 3 + data.readUInt16BE(at + 1) : Infinity;
+    if (next > length) throw new Error("its PROXY header ends in a value");
+    tlvs.set(data[at]!, data.subarray(at + 3, next));
+    at = next;
+  }
+  return { source: source!, destination: destination!, tlvs, length };
+}
+
+function beginsLike(data: Buffer, mark: Buffer): boolean {
+  const length = Math.min(data.length, mark.length);
+  return data.subarray(0, length).equals(mark.subarray(0, length));
+}
+
+function word(number: number): number[] {
+  return [number >> 8, number & 255];
+}
+
+/** An IPv6 address in its shortest form (RFC 5952); an IPv4 one as IPv6 has it. No scope. */
+function ipv6(host: string): string {
+  const long = host.includes(":") ? host.replace(/%.*/, "") : `::ffff:${host}`;
+  return new URL(`http://[${long}]`).hostname.slice(1, -1);
+}
+
+function ipBytes(host: string): number[] {
+  if (!host.includes(":")) return host.split(".").map(Number);
+  const halves = ipv6(host).split("::");
+  const [head = [], tail = []] = halves.map((half) => half.split(":").filter(Boolean));
+  const zeros = Array<string>(8 - head.length - tail.length).fill("0");
+  return [...head, ...zeros, ...tail].flatMap((digits) => word(parseInt(digits, 16)));
+}
+
+function ipText(bytes: ArrayLike<number>): string {
+  const all = Buffer.from(bytes);
+  if (all.length === 4) return all.join(".");
+  const text = ipv6(all.toString("hex").replace(/.{4}(?=.)/g, "$&:"));
+  return /^::ffff:[^:]+:[^:]+$/.test(text) ? all.subarray(12).join(".") : text;
+}
+
+// ---- the PROXY protocol, on a connection
+
+/** What `acceptProxyHeader` needs of a connection. */
+export type Proxied = Pick<Socket, "remoteAddress" | "recv" | "unrecv" | "cameFrom">;
+
+/** How long a header may take, in ms: "a few seconds (at least 3)", section 2. */
+const HEADER_MS = 5_000;
+
+/**
+ * Receives the PROXY header that a connection has to begin with, and nothing behind it. From then on the
+ * connection has the client's address as its `remoteAddress`.
+ *
+ * Anybody could claim an address: for servers that nobody but a proxy can reach. Rejects with
+ * `SocketError` `EPROTO` when no header comes first, or within 5 s, or a wrong one, and as `recv` does.
+ *
+ * @example
+ * await acceptProxyHeader(conn);
+ * conn.remoteAddress.host; // "192.0.2.7"
+ */
+export async function acceptProxyHeader(conn: Proxied): Promise<Decoded> {
+  const signal = AbortSignal.timeout(HEADER_MS);
+  let came = Buffer.alloc(0);
+  try {
+    for (;;) {
+      const chunk = await conn.recv(MAX_HEADER, { signal });
+      if (chunk.length === 0) throw new Error("it ended before its PROXY header did");
+      came = Buffer.concat([came, chunk]);
+      const header = decodeProxyHeader(came);
+      if (header === null) continue;
+      conn.unrecv(came.subarray(header.length));
+      const { source, destination } = header;
+      const host = source && asWritten(source.host, "", destination!.host);
+      if (host) conn.cameFrom({ ...source, host });
+      return header;
+    }
+  } catch (error) {
+    if (error instanceof SocketError) throw error;
+    const late = `no PROXY header within ${HEADER_MS / 1000} s`;
+    const reason = signal.aborted ? late : (error as Error).message;
+    throw new SocketError("EPROTO", "accept", conn.remoteAddress, { reason });
+  }
+}
