@@ -1,0 +1,178 @@
+// One peer that is fast, slow, or many: others are served, and memory has its limits.
+
+import { afterEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+
+import { delimited, messages } from "../lib/framing.ts";
+import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
+import { waiting } from "../lib/socket/queues.ts";
+import { failure, pattern, Process } from "./helpers.ts";
+
+const LOOPS = [
+  ...readFileSync(`${import.meta.dir}/fixtures/greedy.ts`, "utf8").matchAll(
+    /^  async "?(.*?)"?\(/gm,
+  ),
+].map(([, name]) => name!);
+
+describe("awaiting lets others run, though one peer is as fast as can be", () => {
+  test.each(LOOPS)("%s", async (loop) => {
+    await using server = new Process([
+      process.execPath,
+      `${import.meta.dir}/fixtures/greedy.ts`,
+      loop,
+    ]);
+    const port = await server.port();
+    using fast = await connect({ port });
+    const flood = Buffer.alloc(64 * 1024, "\n");
+    const flooding = (async () => {
+      for (;;) await fast.sendAll(flood);
+    })().catch(() => {});
+    const draining = (async () => {
+      while ((await fast.recv(1 << 20)).length > 0);
+    })().catch(() => {});
+    for (let i = 0; i < 5; i++) {
+      using other = await connect({ port });
+      await other.sendAll("anybody there?");
+      expect(String(await other.recvExactly(14))).toBe("anybody there?");
+    }
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(0);
+    fast.reset();
+    await Promise.all([flooding, draining]);
+  });
+});
+
+/** How often the loop turns until the promise is settled. */
+async function turnsUntil(promise: Promise<unknown>): Promise<number> {
+  let [turns, over] = [0, false];
+  promise.finally(() => (over = true)).catch(() => {});
+  for (; !over; turns++) await new Promise((resolve) => setImmediate(resolve));
+  return turns;
+}
+
+describe("many small sends", () => {
+  test("of one turn leave in two writes: the first at once, the others when it ends", async () => {
+    using both = await socketpair();
+    const { near, far } = both;
+    for (let i = 0; i < 100; i++) await near.sendAll("0123456789");
+    expect([near.bytesSent, near.bufferedAmount]).toEqual([10, 990]);
+    expect(String(await far.recvExactly(1000))).toBe("0123456789".repeat(100));
+    expect([near.bytesSent, near.bufferedAmount]).toEqual([1000, 0]);
+  });
+
+  test("over 64 KiB are handed over before the turn ends", async () => {
+    using both = await socketpair();
+    for (let i = 0; i < 200; i++) both.near.trySend(new Uint8Array(1000));
+    expect(both.near.bytesSent).toBeGreaterThan(100_000);
+    expect(both.near.bufferedAmount).toBeLessThanOrEqual(64 * 1024);
+  });
+
+  test("the caller's array may change once sendAll has resolved, or returned", async () => {
+    using both = await socketpair();
+    const bytes = Buffer.from("a");
+    for (const letter of "abcdefgh") {
+      bytes.write(letter);
+      both.near.sendAll(bytes);
+    }
+    bytes.write("!");
+    expect(String(await both.far.recvExactly(8))).toBe("abcdefgh");
+  });
+
+  test("200,000 to one who does not read, and a line to 1,000: the loop goes on turning", async () => {
+    using both = await socketpair();
+    const { near, far } = both;
+    while (near.trySend(pattern(1 << 20)) > 0);
+    const data = Buffer.from("0123456789");
+    let longest = 0;
+    let last = performance.now();
+    const watch = setInterval(() => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 1);
+    const sends: Promise<void>[] = [];
+    for (let i = 0; i < 200; i++) {
+      for (let j = 0; j < 1000; j++) sends.push(near.sendAll(data));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(near.bufferedAmount).toBeGreaterThanOrEqual(2_000_000);
+    const turns = turnsUntil(Promise.all(sends));
+    let got = 0;
+    while (near.bufferedAmount > 0) got += (await far.recv(1 << 20)).length;
+    await turns;
+    clearInterval(watch);
+    while (got < near.bytesSent) got += (await far.recv(1 << 20)).length;
+    expect(got).toBe(near.bytesSent);
+  });
+
+  test("what the kernel has no room for leaves after a close, when the peer reads at last", async () => {
+    using both = await socketpair();
+    const { near, far } = both;
+    while (near.bufferedAmount === 0) {
+      for (let i = 0; i < 60; i++) near.trySend(pattern(1000));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const total = near.bytesSent + near.bufferedAmount;
+    near.close();
+    let over = false;
+    near.closed.then(() => (over = true));
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(over).toBe(false);
+    let got = 0;
+    for await (const chunk of far) got += chunk.length;
+    expect(got).toBe(total);
+    far.close();
+    await near.closed;
+  });
+});
+
+describe("a message that has begun is whole within the idle timeout", () => {
+  test("a peer that dribbles is ended, though bytes move", async () => {
+    using both = await socketpair();
+    both.near.setIdleTimeout(200);
+    const dribbling = setInterval(() => both.far.trySend("x"), 20);
+    const error = await failure(messages(both.near, delimited()).next() as Promise<unknown>);
+    clearInterval(dribbling);
+    expect(error.code).toBe("ETIMEDOUT");
+    // Between two messages, the same peer may take that long.
+    expect(both.near.bytesReceived).toBeGreaterThan(3);
+  });
+});
+
+describe("what waits at all connections together", () => {
+  afterEach(() => {
+    waiting.limit = Infinity;
+  });
+
+  test("has a limit: above it those of a server are not read, until some of it has left", async () => {
+    using server = listen({ port: 0 });
+    const pairs: [Socket, Socket][] = [];
+    for (let i = 0; i < 20; i++) {
+      const near = await connect({ port: server.address.port });
+      const far = await server.accept();
+      far.setIdleTimeout(Infinity);
+      pairs.push([near, far]);
+    }
+    const before = waiting.bytes;
+    waiting.limit = before + (1 << 20);
+    const sending = pairs.map(([near]) => near.sendAll(pattern(2 << 20)).catch(() => {}));
+    // Every one would hold 64 KiB and a read; together they may hold the limit and a read each has begun.
+    for (let quiet = 0, last = 0; quiet < 200; quiet++) {
+      if (waiting.bytes !== last) quiet = 0;
+      last = waiting.bytes;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const held = pairs.reduce((sum, [, far]) => sum + far.bytesReceived, 0);
+    expect(held).toBeGreaterThan(1 << 20);
+    expect(held).toBeLessThan(3 << 20);
+    // Who reads gets all of it.
+    const readAll = async ([, far]: [Socket, Socket]) => {
+      const got: Buffer[] = [];
+      for (let left = 2 << 20; left > 0; left -= got.at(-1)!.length) got.push(await far.recv(left));
+      expect(Buffer.concat(got).equals(pattern(2 << 20))).toBe(true);
+    };
+    await Promise.all(pairs.map(readAll));
+    await Promise.all(sending);
+    for (const pair of pairs) for (const conn of pair) conn.reset();
+    expect(waiting.bytes).toBe(before);
+  });
+});
