@@ -4,7 +4,7 @@ clients at once, each served by one of a fixed number of threads.
 Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
 
   terminal 1:  bun run scripts/reply-threaded-server.ts
-  terminal 2:  nc 127.0.0.1 8080                           (and a third terminal, and a fourth)
+  terminal 2:  bun run scripts/netcat.ts --port 8080       (and a third terminal, and a fourth)
 `;
 
 import { formatAddress } from "../lib/address.ts";

@@ -29,7 +29,8 @@ export function testOf(name: string, script: string): string {
     ([, line]) => /scripts\/([\w-]+\.ts)/.exec(line!)?.[1],
   );
   const isServer = /(server|receiver|station)\.ts$/.test(first);
-  if (isServer && /(client|sender|bench)\.ts$/.test(second)) return serverAndClient(first, second);
+  if (isServer && /(client|sender|bench|netcat)\.ts$/.test(second))
+    return serverAndClient(first, second);
   return isServer && name === basename(first, ".ts") ? onlyServer(first) : alone(`${name}.ts`);
 }
 
