@@ -34,7 +34,10 @@ export interface TracedCall {
   /** Its arguments and its outcome as `--trace` shows them. */
   args: string;
   result: string;
-  /** The bytes that were sent or received: how many, and the first of them, `"text"` or `68 65 78`. */
+  /**
+   * The bytes that were sent or received: how many, and the first of them, `"text"` or `68 65 78`. The
+   * count of a message includes its length or its delimiter.
+   */
   bytes?: number;
   data?: string;
   /** For a datagram: the address it was sent to, or came from. */
@@ -94,10 +97,23 @@ function wrapMethods(prototype: any): void {
   for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
     if (typeof value !== "function" || NOT_SHOWN.includes(name) || name.startsWith("_")) continue;
     prototype[name] = function (this: object, ...args: unknown[]): unknown {
+      if (name === "recvMessage") args[0] = counting(args[0]);
       return watch(this, name, args, () => value.apply(this, args));
     };
   }
 }
+
+// A framing takes more out of the stream than the message that it gives: its length, or a delimiter.
+function counting(take: any): (inbox: { length: number }) => unknown {
+  return function counted(inbox) {
+    const before = inbox.length;
+    const message = take(inbox);
+    if (message !== null) taken.set(counted, before - inbox.length);
+    return message;
+  };
+}
+
+const taken = new WeakMap<object, number>();
 
 // Each step of a `for await` over a server is shown as an accept. (Over a socket, each step calls recv,
 // which is wrapped already.)
@@ -161,14 +177,12 @@ function describe(call: Call, outcome: any, failed: boolean, waits?: true): Trac
   const { on, name, args, began } = call;
   const made = [outcome, outcome?.value].find(isSocket);
   const time = now();
+  const shown = args.map(isSend(name) ? preview : show);
   const [result, error] = failed ? failure(call, outcome) : [success(call, outcome)];
   return {
     ...{ time, began, pid: process.pid, thread, on: on === null ? undefined : nameOf(on) },
     call: name,
-    args: args
-      .map(isSend(name) ? preview : show)
-      .filter(Boolean)
-      .join(", "),
+    args: shown.filter(Boolean).join(", "),
     result,
     ...(waits ? { waits } : moved(call, outcome, failed)),
     made: made && { name: nameOf(made), ...addresses(made) },
@@ -180,9 +194,8 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
   const clock = new Date(time).toTimeString().slice(0, 8); // as the clock on the wall shows it
   const ms = String(Math.trunc(time) % 1000).padStart(3, "0");
   const who = [thread && `thread ${thread}`, on && fullName(on)].filter(Boolean).join(" ");
-  return [`${clock}.${ms}`, who, `${call}(${args})${result && ` -> ${result}`}`]
-    .filter(Boolean)
-    .join("  ");
+  const parts = [`${clock}.${ms}`, who, `${call}(${args})${result && ` -> ${result}`}`];
+  return parts.filter(Boolean).join("  ");
 }
 
 /** The result of a call in words; empty if it returns nothing. */
@@ -196,8 +209,7 @@ function success({ on, name }: Call, outcome: any): string {
     const nothing = outcome.flat().length === 0 ? " (time is up)" : "";
     return outcome.map(show).join(", ") + nothing;
   }
-  const isEnd = on instanceof Socket && /^(tryR|r)ecv$/.test(name) && outcome.length === 0;
-  if (isEnd) return "EOF";
+  if (on instanceof Socket && /^(tryR|r)ecv$/.test(name) && outcome.length === 0) return "EOF";
   return Array.isArray(outcome) ? `${preview(outcome[0])} from ${show(outcome[1])}` : show(outcome);
 }
 
@@ -238,7 +250,8 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
   const given = outcome?.value ?? outcome;
   const [came, from] = Array.isArray(given) ? given : [failed ? given?.partial : given];
   if (!(came instanceof Uint8Array)) return {};
-  return { bytes: came.length, data: content(came), peer: from && show(from) };
+  const bytes = taken.get(args[0] as object) ?? came.length;
+  return { bytes, data: content(came), peer: from && show(from) };
 }
 
 function isSend(name: string): boolean {
@@ -275,10 +288,7 @@ function preview(data: unknown): string {
 function content(bytes: Uint8Array): string {
   const head = bytes.subarray(0, 32);
   const isCut = bytes.length > head.length;
-  const hex = () =>
-    Buffer.from(head)
-      .toString("hex")
-      .replace(/..(?=.)/g, "$& ");
+  const hex = () => [...head].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   const more = isCut ? "…" : "";
   try {
     const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

@@ -168,6 +168,34 @@ test("--trace=live also tells of a call that waits, before it returns", async ()
   expect(told.filter(({ call, waits }) => waits && /listen|close|sendAll/.test(call))).toEqual([]);
 });
 
+test("a message is shown as it is, and counted as it came: with its length, or its delimiter", async () => {
+  const program = `
+    import { delimited, lengthPrefixed, messages, sendMessage } from "./lib/framing.ts";
+    import { socketpair } from "./lib/socket.ts";
+    import { startTrace } from "./lib/trace.ts";
+    const { near, far } = await socketpair();
+    startTrace("json", (line) => console.log(line));
+    for (const framing of [lengthPrefixed(), delimited("\\r\\n")]) {
+      await sendMessage(near, framing, "hello");
+      await sendMessage(near, framing, "");
+      const incoming = messages(far, framing);
+      await incoming.next();
+      await incoming.next();
+    }
+    process.exit(0);`;
+  await using process = new Process([globalThis.process.execPath, "-e", program]);
+  expect(await process.exit(), process.stderr).toBe(0);
+  const lines = process.stdout.trimEnd().split("\n");
+  const told = lines.map((line): TracedCall => JSON.parse(line));
+  const received = told.filter(({ call }) => call === "recvMessage");
+  expect(received.map(({ result, bytes, data }) => [result, bytes, data])).toEqual([
+    ['5 bytes "hello"', 9, '"hello"'],
+    ["0 bytes", 4, ""],
+    ['5 bytes "hello"', 7, '"hello"'],
+    ["0 bytes", 2, ""],
+  ]);
+});
+
 test("failures are traced, and told as always", async () => {
   await using client = script("echo-client", ["--port", "1", "--message", "x", "--trace"]);
   expect(await client.exit()).toBe(1);

@@ -75,7 +75,12 @@ export class Labels {
     if (result === "EOF") return [["eof", " → EOF"]];
     if (call.call === "select") return [["result", ` → ${this.#renamed(call, result)}`]];
     const counted = result.replace(/^(\d+) bytes?(?= |$)/, (_, n) => words.bytes(Number(n)));
-    return [[error ? "bad" : "result", ` → ${counted}`]];
+    const spans: Span[] = [[error ? "bad" : "result", ` → ${counted}`]];
+    // A message came with its length or its delimiter.
+    if (call.call === "recvMessage" && call.bytes && !result.startsWith(`${call.bytes} `)) {
+      spans.push(["soft", ` ${words.inAll(call.bytes)}`]);
+    }
+    return spans;
   }
 
   // Every thread and process numbers its own connections; in the picture each connection has one number.
