@@ -163,7 +163,8 @@ export async function* lines(
     for await (const line of messages(conn, delimited("\n", { maxBytes }), options))
       yield text(line);
   } catch (error) {
-    if (!(error instanceof SocketError && error.code === "EINCOMPLETE")) throw error;
+    const isEof = error instanceof SocketError && error.code === "EINCOMPLETE" && !error.cause;
+    if (!isEof) throw error; // a part that a reset cut off is no line
     yield text(error.partial!);
   }
 }

@@ -7,11 +7,12 @@ import {
   fixedLength,
   type Framing,
   lengthPrefixed,
+  lines,
   messages,
   sendMessage,
 } from "../lib/framing.ts";
 import { connect, type Socket } from "../lib/socket.ts";
-import { failure, pair, PATIENCE_MS, pattern, python, testPython } from "./helpers.ts";
+import { failure, pair, PATIENCE_MS, pattern, python, testPython, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -130,6 +131,57 @@ test("a message that EOF cuts off is EINCOMPLETE, with the part that came", asyn
     expect(error.code).toBe("EINCOMPLETE");
     expect(String(error.partial)).toEndWith(part); // its length may be in front
   }
+});
+
+describe("lines", () => {
+  async function linesOf(...pieces: (string | Uint8Array)[]): Promise<string[]> {
+    using both = await pair();
+    const got = Array.fromAsync(lines(both.far));
+    for (const piece of pieces) {
+      await both.near.sendAll(piece);
+      await turn();
+      await turn(); // so that it comes by itself
+    }
+    both.near.shutdown("write");
+    return await got;
+  }
+
+  test("end with a newline, or CR and newline, which are not part of them", async () => {
+    expect(await linesOf("a\nb\r\n\n\r\nc\rd\n")).toEqual(["a", "b", "", "", "c\rd"]);
+    expect(await linesOf("a\r", "\nb")).toEqual(["a", "b"]);
+  });
+
+  test("the last one counts without a newline; after one, nothing comes", async () => {
+    expect(await linesOf("a\nb")).toEqual(["a", "b"]);
+    expect(await linesOf("a\n")).toEqual(["a"]);
+    expect(await linesOf()).toEqual([]);
+  });
+
+  test("a character that comes in two pieces is whole", async () => {
+    const bytes = Buffer.from("온도: 15 °C\n");
+    for (let at = 1; at < bytes.length; at++) {
+      const got = await linesOf(bytes.subarray(0, at), bytes.subarray(at));
+      expect(got).toEqual(["온도: 15 °C"]);
+    }
+  });
+
+  test("a line of more than maxBytes is EMSGSIZE, the ones before it are given", async () => {
+    using both = await pair();
+    await both.near.sendAll("1234\n12345\n");
+    const incoming = lines(both.far, { maxBytes: 4 });
+    expect((await incoming.next()).value).toBe("1234");
+    expect((await failure(incoming.next())).code).toBe("EMSGSIZE");
+  });
+
+  test("a reset is an error, and no last line", async () => {
+    using both = await pair();
+    const incoming = lines(both.far);
+    await both.near.sendAll("whole\npart");
+    expect((await incoming.next()).value).toBe("whole");
+    const next = failure(incoming.next());
+    both.near.reset();
+    expect((await next).code).toBe("EINCOMPLETE");
+  });
 });
 
 describe("limits", () => {

@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { expect, test, setDefaultTimeout } from "bun:test";
 
 import { getfqdn, gethostbyname, gethostname, ownAddress } from "../lib/host.ts";
-import { failure, python, testPython, PATIENCE_MS } from "./helpers.ts";
+import { failure, Network, PATIENCE_MS, python, testNetwork, testPython } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -22,6 +22,14 @@ test("an unknown name, and an IPv6 address, are ENOTFOUND", async () => {
     expect(error.message).toBe(`gethostbyname ENOTFOUND ${name}`);
   }
   expect(await getfqdn("no-such-host.invalid")).toBe("no-such-host.invalid");
+});
+
+testNetwork("getfqdn gives the name with a domain, where a machine has several", async () => {
+  using network = new Network("10.77.0.1 short short.example.org alias\n");
+  const program = 'import { getfqdn } from "./lib/host.ts"; console.log(await getfqdn("short"));';
+  await using ours = network.process([process.execPath, "-e", program]);
+  expect(await ours.exit(), ours.stderr).toBe(0);
+  expect(ours.stdout).toBe("short.example.org\n"); // as CPython's socket.getfqdn("short")
 });
 
 testPython("agrees with CPython", async () => {

@@ -1,5 +1,6 @@
 // lib/select.ts: level-triggered, in order, and never starving the event loop.
 
+import { getEventListeners } from "node:events";
 import { expect, test, setDefaultTimeout } from "bun:test";
 
 import { select } from "../lib/select.ts";
@@ -137,6 +138,24 @@ test("a timeout that was not needed keeps no process alive", async () => {
     far.close();`);
   expect(await ending.exit(), ending.stderr).toBe(0);
 });
+
+test("a signal ends it with its reason, and is let go of", async () => {
+  using both = await pair();
+  const { signal, abort } = abortable();
+  expect((await select([], [both.near], [], undefined, { signal }))[1]).toEqual([both.near]);
+  expect(getEventListeners(signal, "abort")).toEqual([]);
+  const waiting = failure(select([both.far], [], [], undefined, { signal }));
+  await turn();
+  abort();
+  expect(await waiting).toBe(signal.reason);
+  expect(await failure(select([], [both.near], [], 0, { signal }))).toBe(signal.reason);
+  expect(getEventListeners(signal, "abort")).toEqual([]);
+});
+
+function abortable() {
+  const stop = new AbortController();
+  return { signal: stop.signal, abort: () => stop.abort(new Error("enough")) };
+}
 
 test("several loops and waits go on side by side", async () => {
   using a = await pair();

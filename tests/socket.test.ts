@@ -739,9 +739,40 @@ describe("setTimeout", () => {
     const error = await failure(both.far.recv(10));
     expect(error.code).toBe("ETIMEDOUT");
     expect(error.message).toStartWith("recv ETIMEDOUT 127.0.0.1:");
+    both.far.setTimeout(10_000); // the machine may be slow
     const waiting = both.far.recv(10);
     await both.near.sendAll("late");
     expect(String(await waiting)).toBe("late");
+  });
+
+  test("a long time limit of a later call does not put off a short one", async () => {
+    using both = await pair();
+    both.far.setTimeout(30);
+    const receiving = failure(both.far.recv(10));
+    both.far.setTimeout(3_600_000);
+    const sending = failure(both.far.sendAll(new Uint8Array(64 * MIB)));
+    expect((await receiving).code).toBe("ETIMEDOUT");
+    both.far.close();
+    expect((await sending).code).toBe("EBADF");
+  });
+
+  test("each call has its own limit, in whatever order they were called", async () => {
+    using both = await pair();
+    const { near } = both;
+    const within = (ms: number | null, call: () => Promise<unknown>) => {
+      near.setTimeout(ms);
+      return failure(call());
+    };
+    let stillGoing = true;
+    const sending = within(null, () => near.sendAll(new Uint8Array(64 * MIB)));
+    sending.then(() => (stillGoing = false));
+    const receiving = within(20, () => near.recv(1));
+    const second = within(60, () => near.sendAll("second"));
+    const third = within(null, () => near.sendAll("third")); // behind one that is given up
+    for (const call of [receiving, second, third]) expect((await call).code).toBe("ETIMEDOUT");
+    expect(stillGoing).toBe(true);
+    near.close();
+    expect((await sending).code).toBe("EBADF");
   });
 
   test("bounds recvExactly as a whole, and gives the part that came to the next call", async () => {
