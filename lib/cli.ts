@@ -8,9 +8,10 @@ import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
 import { answerWrites, noteWriter, write } from "./cli/output.ts";
 import { addWarning } from "./cli/warnings.ts";
 import { SocketError } from "./errors.ts";
+import type { ClientTls, ServerTls } from "./socket.ts";
 import type { TraceMode } from "./trace.ts";
 
-export { clientFlags, serverFlags } from "./cli/flags.ts";
+export { clientFlags, serverFlags, tlsClientFlags, tlsFlags } from "./cli/flags.ts";
 export { print, peerText, write } from "./cli/output.ts";
 
 /** Seconds that open connections have to finish after a SIGINT or SIGTERM, for scripts without `--grace`. */
@@ -89,6 +90,45 @@ function isEndedBy(signal: AbortSignal, error: unknown): boolean {
   if (!signal.aborted) return false;
   const isClosed = error instanceof SocketError && error.code === "EBADF";
   return isClosed || error === signal.reason || Object(error).cause === signal.reason;
+}
+
+// ---- TLS
+
+/**
+ * `tls` for `listen`, from `tlsFlags`; undefined without them. The process exits with 2 when a file cannot
+ * be used. A SIGHUP reads the files again: the renewed certificate counts from the next handshake on.
+ *
+ * @example
+ * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
+ * using server = listen({ port: flags.port, tls: serverTls(flags) });
+ */
+export function serverTls(flags: { tlsCert?: string; tlsKey?: string }): ServerTls | undefined {
+  const { tlsCert, tlsKey } = flags;
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined)
+    return refuse("--tls-key (TLS_KEY) needs --tls-cert (TLS_CERT) as well");
+  if (tlsKey === undefined)
+    return refuse("--tls-cert (TLS_CERT) needs --tls-key (TLS_KEY) as well");
+  const files = require("./cli/tls.ts") as typeof import("./cli/tls.ts");
+  const read = () => files.readServerTls(tlsCert, tlsKey);
+  const tls = orRefuse(read);
+  files.renewAtSignal(tls, read, console.error);
+  return tls;
+}
+
+/** `tls` for `connect`, from `tlsClientFlags`; undefined without them. Exits as `serverTls` does. */
+export function clientTls(flags: { tls: boolean; tlsCa?: string }): true | ClientTls | undefined {
+  const { tls, tlsCa } = flags;
+  if (tlsCa === undefined) return tls || undefined;
+  return orRefuse(() => require("./cli/tls.ts").readClientTls(tlsCa));
+}
+
+function orRefuse<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
 }
 
 // ---- errors

@@ -51,6 +51,7 @@ export async function serve(
   slot = 1,
 ): Promise<void> {
   const max = await affordable(maxConnections);
+  server.onRefused = onError;
   const count = (change: number) => {
     Atomics.add(open, slot, change);
     return Atomics.add(open, 0, change);

@@ -18,7 +18,14 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 import { SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
 import { affordable, type Limits, serve } from "./serve.ts";
-import { type Address, connect, listen, type ServerSocket, type Socket } from "./socket.ts";
+import {
+  type Address,
+  connect,
+  listen,
+  type ServerSocket,
+  type ServerTls,
+  type Socket,
+} from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
 
 export interface ThreadOptions {
@@ -28,6 +35,8 @@ export interface ThreadOptions {
   threads: number;
   /** Accept in the main thread, and relay: always where the kernel does not spread connections. */
   relay?: boolean;
+  /** Speaks TLS, as `listen` does: give it to `acceptLoop` as well. The relay ends it in the main thread. */
+  tls?: ServerTls;
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
   /** Told of what went wrong and did not end the server: a thread that has died. */
@@ -72,7 +81,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
   // without that first; and nobody else asks before our threads have it.
   using _untilStarted = await lockStart(host, port);
-  const server = listen({ host, port, signal });
+  const server = listen({ host, port, signal, tls: options.tls });
   const { address } = server;
   if (!relayed) server.close();
   const secret = relayed ? randomUUID() : null;
@@ -106,10 +115,11 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
  */
 export async function acceptLoop(
   handle: (conn: Socket) => Promise<void>,
-  limits: Limits,
+  limits: Limits & { tls?: ServerTls },
 ): Promise<void> {
   const { host, port, secret, open, slot } = workerData as Job;
-  const server = listen({ host, port, reusePort: secret === null });
+  const tls = secret === null ? limits.tls : undefined; // what the relay sends is deciphered
+  const server = listen({ host, port, reusePort: secret === null, tls });
   parentPort!.once("message", () => {
     server.close();
     parentPort!.unref(); // then the last connection ends the thread

@@ -9,18 +9,23 @@ Not from a tutorial.
   terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5
 `;
 
-import { cli, clientFlags, fail, print, warn } from "../lib/cli.ts";
+import { cli, clientFlags, clientTls, fail, print, tlsClientFlags, warn } from "../lib/cli.ts";
 import { connect, type Socket } from "../lib/socket.ts";
 
-const { host, port, connections, size, seconds, pipeline, rate, json, signal } = cli(help, {
-  ...clientFlags(4000),
-  connections: { type: "count", default: 50, min: 1, max: 20_000, about: "how many" },
-  size: { type: "count", default: 1000, min: 1, max: 1 << 26, about: "bytes of a message" },
-  seconds: { type: "seconds", default: 5, min: 0.1, about: "how long" },
-  pipeline: { type: "count", default: 1, min: 1, about: "messages under way on a connection" },
-  rate: { type: "count", default: 0, min: 0, about: "messages a second in all, answered or not" },
-  json: { type: "boolean", about: "the result as JSON, and no progress" },
-});
+const { host, port, connections, size, seconds, pipeline, rate, json, signal, ...flags } = cli(
+  help,
+  {
+    ...clientFlags(4000),
+    ...tlsClientFlags,
+    connections: { type: "count", default: 50, min: 1, max: 20_000, about: "how many" },
+    size: { type: "count", default: 1000, min: 1, max: 1 << 26, about: "bytes of a message" },
+    seconds: { type: "seconds", default: 5, min: 0.1, about: "how long" },
+    pipeline: { type: "count", default: 1, min: 1, about: "messages under way on a connection" },
+    rate: { type: "count", default: 0, min: 0, about: "messages a second in all, answered or not" },
+    json: { type: "boolean", about: "the result as JSON, and no progress" },
+  },
+);
+const server = { host, port, signal, tls: clientTls(flags) };
 const CHUNK = 1 << 20;
 const PATIENCE_MS = 5_000; // for the last replies
 const PAUSE_MS = 50; // until it connects again to a server that refuses
@@ -103,7 +108,7 @@ class Talker {
 
   async #reconnect(): Promise<Socket> {
     for (;;) {
-      const conn = await connect({ host, port, signal }).catch(() => Bun.sleep(PAUSE_MS));
+      const conn = await connect(server).catch(() => Bun.sleep(PAUSE_MS));
       if (over) return this.conn;
       if (conn === undefined) continue;
       reconnected++;
@@ -123,9 +128,7 @@ function count(ms: number): void {
 const talkers: Talker[] = [];
 while (talkers.length < connections) {
   const some = Math.min(100, connections - talkers.length); // at a time, to stay below the server's backlog
-  const conns = await Promise.all(
-    Array.from({ length: some }, () => connect({ host, port, signal })),
-  );
+  const conns = await Promise.all(Array.from({ length: some }, () => connect(server)));
   talkers.push(...conns.map((conn) => new Talker(conn)));
 }
 

@@ -7,12 +7,18 @@ Documented in tutorial 000, "변형 : 다중 접속 에코 서버".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { limitFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
-const flags = cli(help, { ...serverFlags(4000), ...limitFlags, ...threadFlags });
+const flags = cli(help, {
+  ...serverFlags(4000),
+  ...tlsFlags,
+  ...limitFlags,
+  ...threadFlags,
+});
+const tls = serverTls(flags);
 
 async function echo(conn: Socket): Promise<void> {
   for await (const chunk of conn) await conn.sendAll(chunk);
@@ -20,8 +26,8 @@ async function echo(conn: Socket): Promise<void> {
 
 // This file runs once in the main thread, and once more in each of the threads.
 if (Bun.isMainThread) {
-  const address = await startThreads(import.meta.url, { ...flags, onError: warn });
+  const address = await startThreads(import.meta.url, { ...flags, tls, onError: warn });
   print(`listening on ${formatAddress(address)}`);
 } else {
-  await acceptLoop(echo, { ...flags, onError: warn });
+  await acceptLoop(echo, { ...flags, tls, onError: warn });
 }

@@ -8,21 +8,22 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, fail, refuse, write } from "../lib/cli.ts";
+import { cli, clientFlags, clientTls, fail, refuse, tlsClientFlags, write } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 
 const MAX_HEAD = 64 * 1024;
 const END = "\r\n\r\n";
 
-const { host, port, path, signal } = cli(help, {
+const { host, port, path, signal, ...flags } = cli(help, {
   ...clientFlags(8000),
+  ...tlsClientFlags,
   path: { type: "string", default: "/", about: "what to get" },
 });
 if (!path.startsWith("/")) refuse(`--path must begin with /, not "${path}"`);
 // A path in a request is ASCII without blanks; everything else is percent-encoded, as browsers do it.
 const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
-using conn = await connect({ host, port, signal });
+using conn = await connect({ host, port, signal, tls: clientTls(flags) });
 const name = formatAddress({ host, port });
 // HTTP/1.0: the body comes as it is, without the chunked encoding of HTTP/1.1, and ends at EOF.
 await conn.sendAll(`GET ${target} HTTP/1.0\r\nHost: ${name}\r\nConnection: close\r\n\r\n`);

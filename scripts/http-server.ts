@@ -11,7 +11,7 @@ runs in the very thread that accepts; what was meant is ct.start().
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
@@ -19,13 +19,17 @@ const MAX_HEAD = 16 * 1024;
 const HEAD_SECONDS = 10; // for the whole head, so that a client that sends a byte now and then gains nothing
 const LINGER_MS = 1_000;
 
-const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8000), ...limitFlags });
-using server = listen({ host, port, signal });
+const { host, port, signal, ...flags } = cli(help, {
+  ...serverFlags(8000),
+  ...tlsFlags,
+  ...limitFlags,
+});
+using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, answer, { ...limits, onError: warn });
+await serve(server, answer, { ...flags, onError: warn });
 
 async function answer(conn: Socket): Promise<void> {
-  const seconds = Math.min(HEAD_SECONDS, limits.idleTimeout || HEAD_SECONDS);
+  const seconds = Math.min(HEAD_SECONDS, flags.idleTimeout || HEAD_SECONDS);
   const tooLate = AbortSignal.timeout(seconds * 1000);
   const head = await receiveHead(conn, tooLate);
   if (head === "") return; // a browser opens spare connections, and closes them unused

@@ -7,12 +7,13 @@ Documented in tutorial 003, "Using a Socket" (MySocket).
   terminal 2:  bun run scripts/message-client.ts
 `;
 
-import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { cli, clientFlags, clientTls, fail, print, tlsClientFlags } from "../lib/cli.ts";
 import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { connect } from "../lib/socket.ts";
 
-const { host, port, framing, bytes, message, signal } = cli(help, {
+const { host, port, framing, bytes, message, signal, ...flags } = cli(help, {
   ...clientFlags(5001),
+  ...tlsClientFlags,
   framing: {
     type: "choice",
     choices: ["fixed", "delimited", "length"],
@@ -31,7 +32,7 @@ const outgoing = texts
   .map((text) => (framing === "fixed" ? fill(text) : text))
   .filter((text) => message !== undefined || framing !== "fixed" || text.length === bytes);
 
-using conn = await connect({ host, port, signal });
+using conn = await connect({ host, port, signal, tls: clientTls(flags) });
 const incoming = messages(conn, framings[framing]);
 // Receive while we send: when the buffers of both directions are full, both sides would wait for ever.
 const sending = Promise.all(outgoing.map((text) => sendMessage(conn, framings[framing], text)));

@@ -8,13 +8,14 @@ Documented in tutorial 003, "Using a Socket" (MySocket).
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-const { host, port, framing, bytes, signal, ...limits } = cli(help, {
+const { host, port, framing, bytes, signal, ...flags } = cli(help, {
   ...serverFlags(5001),
+  ...tlsFlags,
   ...limitFlags,
   framing: {
     type: "choice",
@@ -26,9 +27,9 @@ const { host, port, framing, bytes, signal, ...limits } = cli(help, {
 });
 const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: lengthPrefixed() };
 
-using server = listen({ host, port, signal });
+using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, echo, { ...limits, onError: warn });
+await serve(server, echo, { ...flags, onError: warn });
 
 async function echo(conn: Socket): Promise<void> {
   for await (const message of messages(conn, framings[framing])) {

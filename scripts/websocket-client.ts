@@ -8,12 +8,22 @@ Named in tutorial 002, "웹소켓"; the protocol is RFC 6455.
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, fail, peerText, print, refuse } from "../lib/cli.ts";
+import {
+  cli,
+  clientFlags,
+  clientTls,
+  fail,
+  peerText,
+  print,
+  refuse,
+  tlsClientFlags,
+} from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
 
-const { host, port, path, message, signal } = cli(help, {
+const { host, port, path, message, signal, ...flags } = cli(help, {
   ...clientFlags(8001),
+  ...tlsClientFlags,
   path: { type: "string", default: "/", about: "what follows the server in a ws: URL" },
   message: { type: "string", about: "send this instead of asking" },
 });
@@ -22,7 +32,7 @@ if (!path.startsWith("/")) refuse(`--path must begin with /, not "${path}"`);
 const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
 const name = formatAddress({ host, port });
-const conn = await connect({ host, port, signal });
+const conn = await connect({ host, port, signal, tls: clientTls(flags) });
 const socket = await openWebSocket(conn, { host: name, path: target, signal });
 if (process.stdin.isTTY && message === undefined) {
   console.error(`connected to ${name}: type lines, an empty one ends`);

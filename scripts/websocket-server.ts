@@ -12,15 +12,19 @@ names the site (Origin), and a page of another site gets 403.
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { acceptWebSocket } from "../lib/websocket.ts";
 
-const { host, port, signal, ...limits } = cli(help, { ...serverFlags(8001), ...limitFlags });
-using server = listen({ host, port, signal });
+const { host, port, signal, ...flags } = cli(help, {
+  ...serverFlags(8001),
+  ...tlsFlags,
+  ...limitFlags,
+});
+using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, echo, { ...limits, onError: warn });
+await serve(server, echo, { ...flags, onError: warn });
 
 async function echo(conn: Socket): Promise<void> {
   const socket = await acceptWebSocket(conn, { page, signal });

@@ -4,6 +4,7 @@
 import { readdirSync, readlinkSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
+import { describe as describeError } from "../lib/cli/describe.ts";
 import { type ClientTls, connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
@@ -35,7 +36,7 @@ class Echo implements Disposable {
   readonly port: number;
   constructor(options: Partial<Parameters<typeof listen>[0]> = {}) {
     this.server = listen({ port: 0, tls: pick(server), ...options });
-    this.server.onRefused = (why) => this.refused.push(why);
+    this.server.onRefused = (why) => this.refused.push(describeError(why));
     this.port = this.server.address.port;
     this.#run();
   }
@@ -139,7 +140,7 @@ describe("a server is refused", () => {
       expect(await refusal(echo.port, tls)).toMatch(why);
       await until(() => echo.refused.length > 0);
       expect(echo.refused[0]).toMatch(
-        /^no TLS with 127\.0\.0\.1:\d+: the connection ended in the TLS handshake$/,
+        /^connection with 127\.0\.0\.1:\d+: the connection ended in the TLS handshake$/,
       );
       await until(() => sockets() <= before);
     });

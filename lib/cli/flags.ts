@@ -8,7 +8,7 @@ export type Flag =
   | { type: "boolean"; about: string }
   | { type: "argument"; about: string } // a word without a flag; several are taken in the order given here
   | { type: "arguments"; about: string } // all the words that are left, at least one
-  | { type: "string"; about: string; default?: string; env?: string }
+  | { type: "string"; about: string; default?: string; env?: string; takes?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
   | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
   | NumberFlag;
@@ -68,6 +68,20 @@ export function clientFlags(port: number) {
   } as const;
 }
 
+const file = { type: "string", takes: "FILE" } as const;
+
+/** `--tls-cert` and `--tls-key` of a script that listens: see `serverTls`. */
+export const tlsFlags = {
+  tlsCert: { ...file, env: "TLS_CERT", about: "speak TLS, with this certificate (PEM)" },
+  tlsKey: { ...file, env: "TLS_KEY", about: "the certificate's private key (PEM)" },
+} as const;
+
+/** `--tls` and `--tls-ca` of a script that connects: see `clientTls`. */
+export const tlsClientFlags = {
+  tls: { type: "boolean", about: "speak TLS" },
+  tlsCa: { ...file, about: "speak TLS, and trust this authority or self-signed certificate (PEM)" },
+} as const;
+
 /**
  * The values of the flags: from `args`, else from the environment, else the default. Throws an
  * `Error` whose message names the wrong flag. With `--help`, `help` is true and values are not checked.
@@ -92,7 +106,8 @@ export function helpText(help: string, flags: Flags): string {
     if (flag.type === "arguments") return [`${name.toUpperCase()}…`, flag.about];
     if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
     if (name === "trace") return ["--trace", flag.about];
-    const takes = flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type];
+    const named = "takes" in flag ? flag.takes : undefined;
+    const takes = named ?? (flag.type === "choice" ? flag.choices.join("|") : TAKES[flag.type]);
     const notes = [];
     if (flag.default !== undefined) notes.push(`default: ${flag.default}`);
     if (flag.env !== undefined) notes.push(`environment: ${flag.env}`);

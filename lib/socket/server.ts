@@ -1,6 +1,6 @@
 // A listening socket: the queue of connections that wait for `accept()`, and its limit.
 
-import { type Address, asWritten, formatAddress, isPath } from "../address.ts";
+import { type Address, asWritten, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
@@ -21,9 +21,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   readonly address: Address;
   /**
    * Told when connections are refused because there is no descriptor for them; once, until there is.
-   * And of each TLS handshake that failed.
+   * And of each TLS handshake that failed, with a `SocketError`.
    */
-  onRefused: (why: string) => void = console.error;
+  onRefused: (why: unknown) => void = console.error;
   readonly #listener: Bun.SocketListener<HandleData>;
   readonly #backlog: number;
   readonly #change = new Change();
@@ -131,14 +131,15 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#refusing = false;
     if (this.#waiting >= this.#backlog) this.#limit();
     if (this.#tls === undefined) return this.#ready(handle);
-    const peer = asWritten(handle.remoteAddress ?? "", "", handle.localAddress);
-    const name = peer === "" ? "a client" : formatAddress({ host: peer, port: handle.remotePort });
+    const { remoteAddress = "", remotePort: port, localAddress } = handle;
+    const host = asWritten(remoteAddress, "", localAddress);
+    const peer = host === "" ? this.address : { host, port }; // it has gone, or never had one
     secure(handle, this.#tls, this.#handshakes, {
       opened: (secured) => {
         this.#accepted++; // what waits for its own next step is not what nobody takes
         this.#ready(secured);
       },
-      failed: ({ reason }) => this.onRefused(`no TLS with ${name}: ${reason}`),
+      failed: (cause) => this.onRefused(new SocketError(cause.code, "accept", peer, { cause })),
     });
   }
 
