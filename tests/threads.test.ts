@@ -29,7 +29,7 @@ async function ask(conn: Socket, order: string): Promise<string> {
   return String(await conn.recv(100));
 }
 
-/** Asks again until the thread that died is replaced. */
+/** Asks again until the thread that died is replaced: without the relay, nobody else listens until then. */
 async function askUntilServed(port: number, order: string): Promise<string> {
   for (;;) {
     try {
@@ -205,6 +205,21 @@ describe("the relay", () => {
       await server.until(new RegExp(`${who}: the relay did not make it$`, "m"), "stderr");
     }
     expect(performance.now() - began).toBeLessThan(8_000);
+  });
+
+  test("a client that comes while a thread is being replaced waits, and is served", async () => {
+    await using server = faulty("--relay");
+    const port = await server.port();
+    for (let deaths = 1; deaths <= 2; deaths++) {
+      using conn = await connect({ port });
+      await ask(conn, "hello");
+      await conn.sendAll("die");
+      await recvAll(conn).catch(() => {});
+      const told = new RegExp(`(another takes its place\\n[^]*){${deaths}}`);
+      await server.until(told, "stderr");
+      using next = await connect({ port }); // the second replacement comes after a second
+      expect(await ask(next, "hello")).toStartWith("hello from ");
+    }
   });
 
   test("passes a reset on as a reset, either way", async () => {
