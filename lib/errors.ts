@@ -4,8 +4,9 @@
 import { type Address, formatAddress } from "./address.ts";
 
 /** The call that failed. */
-export type Syscall =
-  "listen" | "connect" | "accept" | "recv" | "send" | "select" | "gethostbyname";
+export type Syscall = StreamCall | DatagramCall | "select" | "gethostbyname";
+type StreamCall = "listen" | "connect" | "accept" | "recv" | "send";
+type DatagramCall = "bind" | "connect" | "recvfrom" | "sendto";
 
 /**
  * What a socket call failed with: Python's `OSError`, C's `errno`.

@@ -1,5 +1,6 @@
 // select(): waits for many sockets at once.
 
+import type { DatagramSocket } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 import { MAX_DELAY } from "./socket/alarm.ts";
@@ -14,10 +15,13 @@ import {
   type WaitOptions,
 } from "./socket/readiness.ts";
 
+/** What one can receive from, or accept from. */
+type Reader = ServerSocket | Socket | DatagramSocket;
+
 /**
  * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
- * of 1,024. Gives those that can, in the order given: `readers` with data, EOF or an error, or a
- * connection to accept; `writers` with room; `errors` whose connection broke. It is level-triggered: a socket is
+ * of 1,024. Gives those that can, in the order given: `readers` with data, EOF or an error, a datagram, or
+ * a connection to accept; `writers` with room; `errors` whose connection broke. It is level-triggered: a socket is
  * given again by the next call if it is still ready then.
  *
  * After `timeoutMs` milliseconds it gives three empty lists. 0 does not wait; without it, it waits for ever.
@@ -32,17 +36,17 @@ import {
  * if (readable.length === 0) console.log("nothing for a minute");
  */
 export function select(
-  readers: Iterable<ServerSocket | Socket>,
+  readers: Iterable<Reader>,
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs?: number,
   options?: WaitOptions,
-): Promise<[readable: (ServerSocket | Socket)[], writable: Socket[], inError: Socket[]]> {
+): Promise<[readable: Reader[], writable: Socket[], inError: Socket[]]> {
   return calls.run("select", wait, readers, writers, errors, timeoutMs, options);
 }
 
 async function wait(
-  readers: Iterable<ServerSocket | Socket>,
+  readers: Iterable<Reader>,
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs: number | undefined,
@@ -81,7 +85,7 @@ async function wait(
   }
 }
 
-function can(socket: ServerSocket | Socket, event: number): boolean {
+function can(socket: Reader, event: number): boolean {
   const state = socket.poll();
   if (state & POLLNVAL) {
     const address = "address" in socket ? socket.address : socket.remoteAddress;

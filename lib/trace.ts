@@ -5,6 +5,7 @@
 import { isMainThread, threadId } from "node:worker_threads";
 
 import { type Address, formatAddress } from "./address.ts";
+import { DatagramSocket } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
 import { ServerSocket, Socket } from "./socket.ts";
 import { calls } from "./socket/calls.ts";
@@ -17,7 +18,7 @@ export type TraceMode = "text" | "json" | "live";
 const WAITS_MS = 20;
 
 /** The classes whose methods are wrapped, all but `NOT_SHOWN`. A new method is traced without a change here. */
-const CLASSES = { conn: Socket, server: ServerSocket };
+const CLASSES = { conn: Socket, server: ServerSocket, datagram: DatagramSocket };
 const NOT_SHOWN = ["constructor", "poll", "opened", "endReceiving"];
 
 /** A call that has returned, as `--trace=json` writes it, one a line. Fields that do not apply are left out. */
@@ -265,9 +266,10 @@ function show(value: any): string {
   if (value instanceof Uint8Array) return preview(value);
   if (isList(value)) return `[${listed([...value].map(show))}]`;
   if (typeof value !== "object" || value === null) return String(value);
-  if (value.port === undefined && value.path === undefined) return "";
-  const { path, host = "127.0.0.1", port, tls } = value;
-  return (path ?? formatAddress({ host, port })) + (tls ? ", tls" : "");
+  const { path, host = "127.0.0.1", port, tls, peer } = value;
+  if (peer !== undefined) return `peer ${show(peer)}`;
+  if (value.host === undefined && port === undefined && path === undefined) return "";
+  return (path ?? formatAddress({ host, port: port ?? 0 })) + (tls ? ", tls" : "");
 }
 
 const MAX_LISTED = 16;
@@ -303,7 +305,7 @@ function content(bytes: Uint8Array): string {
 // ---- names
 
 const names = new WeakMap<object, string>();
-const counts = { conn: 0, server: 0 };
+const counts = { conn: 0, server: 0, datagram: 0 };
 
 function isSocket(value: unknown): value is object {
   return Object.values(CLASSES).some((kind) => value instanceof kind);
@@ -324,7 +326,7 @@ function fullName(socket: object): string {
 }
 
 function addresses(socket: any): { local: string; remote?: string } {
-  const { address, localAddress = address, remoteAddress } = socket;
-  const remote = remoteAddress && formatAddress(remoteAddress);
+  const { address, localAddress = address, peer, remoteAddress = peer } = socket;
+  const remote = remoteAddress ? formatAddress(remoteAddress) : undefined;
   return { local: formatAddress(localAddress), remote };
 }

@@ -314,6 +314,55 @@ test("select is shown with what it found", async () => {
   expect(lines[6]).toEndWith(", server#1, … 24 more], [], []");
 });
 
+test("datagrams: what came from whom, what went where, and what became of it", async () => {
+  const lines = await traced(`
+const { datagram } = await import("./lib/datagram.ts");
+const any = await datagram({ host: "127.0.0.1", port: 0 });
+const one = await datagram({ peer: any.address });
+await one.send("");
+await select([any], [], []);
+const [data, from] = await any.recvFrom(100);
+await any.sendTo("hello", from);
+await one.recv();
+any.tryRecvFrom();
+any.trySendTo("x", { host: "127.0.0.1", port: 1 });
+await any.send("x").catch(quiet);
+await one.sendTo("x", { host: "127.0.0.1", port: 1 }).catch(quiet);
+one.setTimeout(1);
+await one.recvFrom().catch(quiet);
+const looping = Array.fromAsync(any);
+await 0;
+any.close();
+await looping;
+await one.send("nobody is there");
+await one.waitReadable();
+await one.recv(1).catch(quiet);
+one.close();
+await one.recv(1).catch(quiet);`);
+  expect(lines.map((line) => line.replace(/^(datagram#\d) PEER {2}/, "$1  "))).toEqual([
+    "datagram(127.0.0.1:PORT) -> datagram#1 PEER",
+    "datagram(peer PEER) -> datagram#2 PEER",
+    "datagram#2  send(0 bytes)",
+    "select([datagram#1], [], []) -> [datagram#1], [], []",
+    "datagram#1  recvFrom(100) -> 0 bytes from PEER",
+    'datagram#1  sendTo(5 bytes "hello", PEER)',
+    'datagram#2  recv() -> 5 bytes "hello"',
+    "datagram#1  tryRecvFrom() -> would block",
+    'datagram#1  trySendTo(1 byte "x", PEER) -> true',
+    'datagram#1  send(1 byte "x") -> EDESTADDRREQ',
+    'datagram#2  sendTo(1 byte "x", PEER) -> EISCONN',
+    "datagram#2  setTimeout(1)",
+    "datagram#2  recvFrom() -> ETIMEDOUT",
+    "datagram#1  close()",
+    "datagram#1  recvFrom() -> closed",
+    'datagram#2  send(15 bytes "nobody is there")',
+    "datagram#2  waitReadable()",
+    "datagram#2  recv(1) -> ECONNREFUSED",
+    "datagram#2  close()",
+    "datagram#2  recv(1) -> EBADF",
+  ]);
+});
+
 test("threads have names, and no lock is a listen", async () => {
   await using server = script("echo-threaded-server", ["--port=0", "--threads=3", "--trace"]);
   const port = await server.port();

@@ -33,11 +33,12 @@ function describeSocketError(error: SocketError): string {
     const hint = code === "ECONNREFUSED" ? " (is the server running?)" : "";
     return `cannot connect to ${peer}: ${why}${hint}`;
   }
-  if (syscall === "listen") {
+  if (syscall === "listen" || syscall === "bind") {
     const hint = address.host === process.env.HOST ? " (HOST in the environment)" : "";
     return `cannot listen on ${peer}: ${why}${hint}`;
   }
-  if (syscall === "gethostbyname") return `${peer}: ${why}`;
+  if (syscall === "sendto") return `cannot send to ${peer}: ${why}`;
+  if (syscall === "gethostbyname" || syscall === "recvfrom") return `${peer}: ${why}`;
   return `connection with ${peer}: ${why}`;
 }
 

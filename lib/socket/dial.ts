@@ -2,7 +2,7 @@
 // and cancels attempts that are no longer needed.
 
 import { type Address, isNumeric } from "../address.ts";
-import { SocketError } from "../errors.ts";
+import { SocketError, type Syscall } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type HandleData, Socket } from "./connection.ts";
@@ -61,9 +61,11 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   }
 }
 
-// The addresses in the order in which they are tried, the two families alternating: RFC 8305, section 4.
-// The system's lookup cannot be cancelled: after a timeout it ends by itself, and its result is ignored.
-async function lookUp(address: Address): Promise<string[]> {
+/**
+ * The addresses in the order in which they are tried, the two families alternating: RFC 8305, section 4.
+ * The system's lookup cannot be cancelled: after a timeout it ends by itself, and its result is ignored.
+ */
+export async function lookUp(address: Address, syscall: Syscall = "connect"): Promise<string[]> {
   const { host } = address;
   if (isNumeric(host)) return [host];
   if (isLocal(host)) return ["::1", "127.0.0.1"];
@@ -75,7 +77,7 @@ async function lookUp(address: Address): Promise<string[]> {
     const inTurn = found.flatMap((_, i) => [...first.slice(i, i + 1), ...second.slice(i, i + 1)]);
     return [...new Set(inTurn.map(({ address }) => address))];
   } catch (cause) {
-    throw systemError(cause, "connect", address);
+    throw systemError(cause, syscall, address);
   }
 }
 

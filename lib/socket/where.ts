@@ -67,16 +67,20 @@ export function checkAddress(options: ListenOptions | ConnectOptions, minPort: 0
     const unix = unixFiles().absolute(checkText("path", options.path));
     return { address: { host: unix, port: 0 }, own: { unix, ...common } };
   }
-  const asked = checkText("host", options.host ?? "127.0.0.1");
-  const hostname = asked.replace(/^\[(.*:.*)\]$/, "$1"); // as in a URL
-  const port = checkCount("port", options.port, minPort, 65_535);
+  const address = checkHost(options, minPort);
   // Bun's types allow a host or a path, but not a value that may be one or the other.
   const own = {
-    hostname: isLocal(hostname) ? "127.0.0.1" : hostname,
-    port,
+    hostname: isLocal(address.host) ? "127.0.0.1" : address.host,
+    port: address.port,
     ...common,
   } as unknown as Bun.UnixSocketOptions<HandleData>;
-  return { address: { host: hostname, port }, own };
+  return { address, own };
+}
+
+/** An address with the default in the place of what was left out. */
+export function checkHost({ host = "127.0.0.1", port }: HostAndPort, minPort: 0 | 1): Address {
+  const bare = checkText("host", host).replace(/^\[(.*:.*)\]$/, "$1"); // [::1], as in a URL
+  return { host: bare, port: checkCount("port", port, minPort, 65_535) };
 }
 
 /** Whether this is `localhost`, which always means loopback: RFC 6761, section 6.3. */
