@@ -13,6 +13,7 @@ import {
   Process,
   python,
   root,
+  script,
   testNetwork,
   testPython,
 } from "./helpers.ts";
@@ -239,6 +240,23 @@ describe("addresses are as people write them", () => {
     expect((await failure(connect({ port }))).code).toBe("ECONNREFUSED");
     using _near = await connect({ host: "::1", port });
     using _beside = listen({ host: "0.0.0.0", port });
+  });
+
+  test("a server's --host ::1, and --host :: for both", async () => {
+    for (const [host, clients] of [
+      ["::1", ["::1", "[::1]", "localhost"]],
+      ["::", ["::1", "127.0.0.1", "localhost"]],
+    ] as const) {
+      await using server = script("echo-threaded-server", ["--host", host, "--port", "0"]);
+      const port = `${await server.port()}`;
+      expect(server.stdout).toBe(`listening on [${host}]:${port}\n`);
+      for (const to of clients) {
+        const args = ["--host", to, "--port", port, "--message", "hello"];
+        await using client = script("echo-client", args);
+        expect(await client.exit(), client.stderr).toBe(0);
+        expect(client.stdout).toBe(">hello\n");
+      }
+    }
   });
 
   test("localhost: a server takes 127.0.0.1, a client finds either", async () => {

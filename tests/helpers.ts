@@ -26,10 +26,12 @@ export const scripts = readdirSync(`${root}/scripts`)
   .filter((file) => file.endsWith(".ts"))
   .map((file) => file.replace(/\.ts$/, ""));
 
+// Those that have no connections have their tests in udp-echo.test.ts.
+const connecting = scripts.filter((name) => !name.startsWith("udp-"));
 /** The servers among them. */
-export const servers = scripts.filter((name) => /server$|receiver$/.test(name));
+export const servers = connecting.filter((name) => /server$|receiver$/.test(name));
 /** The clients among them. */
-export const clients = scripts.filter((name) => /client$|sender$/.test(name));
+export const clients = connecting.filter((name) => /client$|sender$/.test(name));
 
 const python3 = Bun.which("python3");
 
