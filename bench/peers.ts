@@ -92,3 +92,32 @@ export const websocketPeers = (built: string): Peer[] => [
   { name: "ws on Bun", needs: bun, run: [bun, source("websocket-ws.mjs")] },
   { ...go(built, "websocket"), name: "Go, by hand" },
 ];
+
+const datagrams = (name: string, way: string): Peer => ({
+  name,
+  needs: bun,
+  run: [bun, source("udp.ts"), way],
+});
+
+/** Echo servers for datagrams. */
+export const udpPeers = (built: string): Peer[] => [
+  datagrams("bare Bun.udpSocket", "bare"),
+  datagrams("lib, recvFrom loop", "recvFrom"),
+  datagrams("lib, for await", "iterate"),
+  { name: "Bun, node:dgram", needs: bun, run: [bun, source("udp.mjs")] },
+  { name: "Node, node:dgram", needs: "node", run: ["node", source("udp.mjs")] },
+  { name: "Python, a loop", needs: "python3", run: ["python3", source("udp.py")] },
+  { name: "Python, asyncio", needs: "python3", run: ["python3", source("udp.py"), "asyncio"] },
+  {
+    name: "Go",
+    needs: "go",
+    build: ["go", "build", "-o", join(built, "udp-go"), source("udp.go")],
+    run: [join(built, "udp-go")],
+  },
+  {
+    name: "C",
+    needs: "cc",
+    build: ["cc", "-O2", "-o", join(built, "udp-c"), source("udp.c")],
+    run: [join(built, "udp-c")],
+  },
+];

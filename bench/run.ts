@@ -13,7 +13,15 @@ import { join } from "node:path";
 
 import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
-import { bare, echoPeers, type Peer, proxyPeers, selectServer, websocketPeers } from "./peers.ts";
+import {
+  bare,
+  echoPeers,
+  type Peer,
+  proxyPeers,
+  selectServer,
+  udpPeers,
+  websocketPeers,
+} from "./peers.ts";
 import { type Results, save } from "./picture.ts";
 
 const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
@@ -22,6 +30,7 @@ const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
 
 const {
   loads,
+  datagrams,
   parts,
   rounds,
   seconds,
@@ -32,9 +41,14 @@ const {
   signal,
 } = cli(help, {
   loads: { type: "string", default: ALL_LOADS, about: "connections x bytes" },
+  datagrams: {
+    type: "string",
+    default: "1x100,16x100,1x1000,16x1000",
+    about: "datagrams under way x bytes, in the part `udp`",
+  },
   parts: {
     type: "string",
-    about: "some of echo,rate,proxy,websocket,select,start,idle; all unless told",
+    about: "some of echo,rate,proxy,websocket,select,start,idle,udp; all unless told",
   },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
@@ -241,11 +255,16 @@ function usable(peers: Peer[]): Peer[] {
 }
 
 if (process.platform !== "linux") refuse("it reads /proc, which only Linux has");
-const kinds = loads.split(",").map((load): Load => {
-  const [, connections, size] = load.match(/^([1-9]\d*)x([1-9]\d*)$/) ?? [];
-  if (size === undefined) refuse(`--loads takes connections x bytes, as 50x1000, not "${load}"`);
-  return { connections: Number(connections), size: Number(size) };
-});
+const kinds = kindsOf("--loads takes connections x bytes, as 50x1000", loads);
+const udpKinds = kindsOf("--datagrams takes datagrams under way x bytes, as 16x100", datagrams);
+
+function kindsOf(rule: string, text: string): Load[] {
+  return text.split(",").map((load) => {
+    const [, connections, size] = load.match(/^([1-9]\d*)x([1-9]\d*)$/) ?? [];
+    if (size === undefined) refuse(`${rule}, not "${load}"`);
+    return { connections: Number(connections), size: Number(size) };
+  });
+}
 
 const measurements: Record<string, () => Promise<void>> = {
   async echo() {
@@ -314,9 +333,17 @@ const measurements: Record<string, () => Promise<void>> = {
       await print(`| ${peer.name} | ${((await idleCost(peer)) / 1024).toFixed(2)} KiB |`);
     }
   },
+
+  async udp() {
+    const servers = usable(udpPeers(built));
+    for (const load of udpKinds) {
+      const title = `datagrams, ${load.connections} under way x ${load.size} bytes`;
+      await compare(title, servers.map(under({ ...load, program: "udp-load.ts" })));
+    }
+  },
 };
 
-const named = [...echoPeers(built), ...websocketPeers(built)];
+const named = [...echoPeers(built), ...websocketPeers(built), ...udpPeers(built)];
 if (only !== undefined && !named.some(({ name }) => name.includes(only))) {
   refuse(`--only: no peer's name holds "${only}"`);
 }

@@ -160,6 +160,7 @@ describe("the benchmark", () => {
       const run = (...flags: string[]) => new Process([process.execPath, "run", "bench", ...flags]);
       const short = [
         "--loads=2x100",
+        "--datagrams=2x100",
         "--rounds=1",
         "--seconds=0.2",
         "--idle=20",
@@ -184,12 +185,18 @@ describe("the benchmark", () => {
         rows("2000 idle connections beside them"),
       ];
       expect(selects.length).toBe(3);
-      for (const row of [...selects, ...more]) expect(row).toMatch(measured);
+      const datagrams = [rows("bare Bun.udpSocket")[0], rows("lib, for await")[5]];
+      for (const row of [...selects, ...more, ...datagrams]) expect(row).toMatch(measured);
 
       await using wrongLoad = run("--loads=50");
       expect(await wrongLoad.exit()).toBe(2);
       expect(wrongLoad.stderr).toContain(
         'error: --loads takes connections x bytes, as 50x1000, not "50"\n',
+      );
+      await using wrongDatagrams = run("--datagrams=16");
+      expect(await wrongDatagrams.exit()).toBe(2);
+      expect(wrongDatagrams.stderr).toContain(
+        "error: --datagrams takes datagrams under way x bytes",
       );
       await using wrongPeer = run("--only=nobody");
       expect(await wrongPeer.exit()).toBe(2);
