@@ -1,7 +1,8 @@
-// Two connections joined into one, as a proxy and a balancer do it: `relay`. And the PROXY protocol, by
-// which the server behind them hears who its client is; it would see their address otherwise.
+// `relay` joins two connections, as a proxy or a balancer does. The PROXY protocol tells the server behind a proxy
+// the address of the client; without it, the server sees the proxy's address.
 //
-// https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt: a "section" here is one of that.
+// Sections in the comments are those of
+// https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt.
 
 import { type Address, asWritten, isNumeric } from "./address.ts";
 import { SocketError } from "./errors.ts";
@@ -10,20 +11,20 @@ import { POLLERR, POLLNVAL } from "./socket/readiness.ts";
 
 // ---- the relay
 
-/** What `relay` needs of a connection. */
+/** What `relay` calls of a connection. */
 export type Relayed = AsyncIterable<Uint8Array> &
   Pick<Socket, "remoteAddress" | "closed" | "sendAll" | "shutdown" | "reset" | "poll">;
 
-/** How long, in ms, what came before a reset may take to leave on the other side. */
+/** After a reset on one side, the other side has so many ms to take what was received before it. */
 const LAST_WORDS_MS = 500;
 
 /**
- * Passes on what comes from `a` to `b` and the other way round, no faster than it is taken. An end (FIN)
- * reaches the other side as an end, and the other direction goes on. A reset reaches it as a reset, behind
- * what had come before; half a second later at the latest, also when it takes nothing.
+ * Passes bytes from `a` to `b` and from `b` to `a`, with back-pressure. A FIN is passed on as a FIN, and the other
+ * direction goes on. A reset is passed on as a reset, after the bytes that came before it, at the latest half a
+ * second later.
  *
- * Resolves when both directions have ended: with the error, if the connection broke. It never rejects.
- * The connections stay the caller's, to be closed.
+ * Resolves when both directions have ended, with the error if a connection broke. It never rejects. The caller
+ * closes the connections.
  *
  * @example
  * using client = await server.accept();
@@ -40,14 +41,14 @@ export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> 
     b.reset();
   };
   const breakSoon = (why: Error) => void setTimeout(breakBoth, LAST_WORDS_MS, why).unref();
-  // Whom nothing can be sent to any more may have said something before, which is on its way yet.
+  // When sending to a side fails, bytes that it sent before may still be on their way: they get that time.
   const pass = (from: Relayed, to: Relayed) =>
     pump(from, to).catch((why) => (why.syscall === "send" ? breakSoon(why) : breakBoth(why)));
-  // A reset while nobody receives: because the other side takes nothing, or there was a FIN before it.
+  // Also notices a reset while nothing is received: because the other side does not read, or after a FIN.
   for (const side of [a, b]) {
     side.closed.then(() => {
       const state = side.poll();
-      if (over || !(state & (POLLERR | POLLNVAL))) return; // it has ended, both ways
+      if (over || !(state & (POLLERR | POLLNVAL))) return; // a normal end
       const code = state & POLLERR ? "ECONNRESET" : "EBADF";
       breakSoon(new SocketError(code, "recv", side.remoteAddress));
     });
@@ -64,19 +65,19 @@ async function pump(from: Relayed, to: Relayed): Promise<void> {
 
 // ---- the PROXY protocol, as bytes
 
-/** What a proxy tells of a connection, before the client's first byte. */
+/** What a proxy says about a connection, before the client's first byte. */
 export interface ProxyHeader {
   /**
-   * Who connected to the proxy, and to which address of it. Null where the proxy does not say; then it is
-   * its own connection (LOCAL: a health check), or of a kind that the protocol has no words for.
+   * The client's address, and the proxy's that it connected to. Null if the proxy does not say: for a connection of
+   * its own (LOCAL, a health check), or of a kind that the protocol does not describe.
    */
   source: Address | null;
   destination: Address | null;
-  /** What else version 2 tells: values by their type, PP2_TYPE_… in section 2.2. */
+  /** Further values of version 2 by their type, PP2_TYPE_… in section 2.2. */
   tlvs?: ReadonlyMap<number, Buffer>;
 }
 
-/** The type of the value that tells one connection from all others: PP2_TYPE_UNIQUE_ID. */
+/** The type of the value that identifies a connection: PP2_TYPE_UNIQUE_ID. */
 export const UNIQUE_ID = 0x05;
 
 const LINE = Buffer.from("PROXY ");
@@ -87,8 +88,8 @@ const MAX_HEADER = 4096; // the protocol would allow 65,551 bytes; what is sent 
 const [LOCAL, PROXY, TCP4, TCP6] = [0x20, 0x21, 0x11, 0x21];
 
 /**
- * A PROXY header as it goes on the wire: a line of text in version 1, which has no TLVs; bytes in version
- * 2. An IPv4 address beside an IPv6 one is written as `::ffff:…`. A Unix-domain socket's is left out.
+ * Encodes a PROXY header: a line of text in version 1, without TLVs; binary in version 2. An IPv4 address beside
+ * an IPv6 one is written as `::ffff:…`. The address of a Unix-domain socket is left out.
  *
  * @example
  * const source = { host: "192.0.2.7", port: 56324 };
@@ -116,8 +117,8 @@ export function encodeProxyHeader(header: ProxyHeader, version: 1 | 2 = 2): Buff
 }
 
 /**
- * The PROXY header, of either version, that `bytes` begin with, and its `length`; null while it is not
- * complete. Throws an `Error` that says what is wrong as soon as that can be seen.
+ * Decodes the PROXY header, of either version, at the beginning of `bytes`, with its `length`; null while it is
+ * incomplete. Throws an `Error` with the reason as soon as the header is known to be wrong.
  *
  * @example
  * decodeProxyHeader(Buffer.from("PROXY UNKNOWN\r\nhello"))?.length; // 15
@@ -207,18 +208,18 @@ function ipText(bytes: ArrayLike<number>): string {
 
 // ---- the PROXY protocol, on a connection
 
-/** What `acceptProxyHeader` needs of a connection. */
+/** What `acceptProxyHeader` calls of a connection. */
 export type Proxied = Pick<Socket, "remoteAddress" | "recv" | "unrecv" | "cameFrom">;
 
 /** How long a header may take, in ms: "a few seconds (at least 3)", section 2. */
 const HEADER_MS = 5_000;
 
 /**
- * Receives the PROXY header that a connection has to begin with, and nothing behind it. From then on the
+ * Receives the PROXY header at the beginning of a connection, and nothing after it. From then on the
  * connection has the client's address as its `remoteAddress`.
  *
- * Anybody could claim an address: for servers that nobody but a proxy can reach. Rejects with
- * `SocketError` `EPROTO` when no header comes first, or within 5 s, or a wrong one, and as `recv` does.
+ * Anybody can claim an address in such a header, so use it only for servers that only a proxy can reach. Rejects
+ * with `SocketError` `EPROTO` if the connection does not begin with a valid header within 5 s, and as `recv` does.
  *
  * @example
  * await acceptProxyHeader(conn);

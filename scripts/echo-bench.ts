@@ -3,7 +3,7 @@ Load for any echo server: many connections, each of which sends the next message
 (with --rate, at fixed times). Every byte of the replies is compared, and the latencies are shown. When a
 connection ends, it is opened again. Messages without a reply are sent again after a FIN, and count as lost
 after a reset; the numbers of both are printed.
-Not from a tutorial.
+From where the tutorials stop.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5

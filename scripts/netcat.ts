@@ -1,13 +1,12 @@
 const help = `
-Netcat: what is typed goes to the other side as it is, and what comes from there is printed, both at once.
-The end of the input is sent as an end (FIN), and what still comes is printed; the other side's end is ours.
-Goes on where the tutorials stop: a terminal for whatever speaks TCP.
+Netcat: sends what is typed and prints what comes, both at the same time. At the end of the input it sends FIN,
+and goes on printing; when the other side ends, it ends too. From where the tutorials stop: a terminal for any TCP server.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/netcat.ts                   (type; Ctrl-D ends)
 
-With --listen it waits for one connection, so two of it are enough. Files go through unchanged:
-netcat.ts --listen >copy, and then, elsewhere, netcat.ts <original
+With --listen it waits for one connection, so that two netcats can talk. Files go through unchanged:
+netcat.ts --listen >copy, and in another terminal netcat.ts <original
 `;
 
 import { isatty } from "node:tty";
@@ -23,14 +22,14 @@ const { signal, ...where } = cli(help, {
   listen: { type: "boolean", about: "wait for one connection there, instead of making one" },
 });
 if (!where.listen && where.port === 0) refuse("--port must be from 1 on, to connect to");
-signal.addEventListener("abort", () => process.exit(0)); // who types the end has seen all there is
+signal.addEventListener("abort", () => process.exit(0)); // there is nothing to finish
 
 using conn = where.listen ? await acceptOne() : await connect(where);
 const sending = send();
-sending.catch(() => {}); // a connection that breaks is told by receiving first
+sending.catch(() => {}); // when the connection breaks, receiving fails too
 await receive();
 
-// The other side will say no more. It gets what there is of our input; but more is not waited for.
+// The other side has ended. What we have read of the input is still sent, but no more is read.
 for (let before = -1; conn.bytesSent > before || conn.bufferedAmount > 0; await Bun.sleep(100)) {
   before = conn.bytesSent;
 }
@@ -39,7 +38,7 @@ process.exit(0);
 
 async function acceptOne(): Promise<Socket> {
   using server = listen(where);
-  // stdout is for what comes from the other side, and for nothing else.
+  // Not on stdout, which is for the data only.
   console.error(`listening on ${formatAddress(server.address)}`);
   return await server.accept();
 }
@@ -50,7 +49,7 @@ async function send(): Promise<void> {
 }
 
 async function receive(): Promise<void> {
-  // On a terminal it is text, cut anywhere; in a file or a pipe, bytes as they come.
+  // To a terminal as text, which may be cut in the middle of a character; to a file or a pipe as bytes.
   const decoder = isatty(1) ? new TextDecoder() : null;
   for await (const chunk of conn) {
     await write(decoder === null ? chunk : peerText(decoder.decode(chunk, { stream: true })));
