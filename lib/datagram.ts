@@ -1,10 +1,10 @@
-// Datagrams: UDP with the verbs of `socket.ts`. No connection, no order, no promise that anything
-// arrives; but what arrives is whole.
+// Datagrams: UDP with calls like those of `socket.ts`. There is no connection, no order, and no promise that a
+// datagram arrives; but one that arrives is whole.
 //
-// Bun calls back for each datagram, and cannot be told to stop: those that nobody asked for yet wait in
-// a queue, and above its limit they are dropped, as the kernel drops them above its own. Bun reads until
-// the kernel has none left, and after each datagram the program goes on: so every now and then the
-// receiver is served a turn later, and a flood holds up no timer, no signal and no other socket.
+// Bun calls back for each datagram, and receiving cannot be paused. Datagrams that nobody asked for yet wait in
+// a queue; when the queue is full they are dropped, as the kernel does with its own. Bun reads until the kernel
+// has no more, and the program runs after each datagram. So after some hundred of them the receiver only
+// continues in the next turn: a flood does not block timers, signals and other sockets.
 
 import { type Address, asWritten, isNumeric } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
@@ -17,7 +17,7 @@ import { POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
 import { atTurnsEnd, isTooMany, nextTurn } from "./socket/turn.ts";
 import { checkHost, isLocal, systemError } from "./socket/where.ts";
 
-/** Bytes that may wait to be received, each datagram counted with `OVERHEAD` more. */
+/** The most bytes that may wait to be received. Each datagram counts `OVERHEAD` bytes more than it has. */
 const QUEUE_LIMIT = 1024 * 1024;
 const OVERHEAD = 256;
 
@@ -39,14 +39,14 @@ export interface DatagramOptions {
   host?: string;
   /** 0, the default, is any free one. */
   port?: number;
-  /** The only one to send to and to hear from: Python's `connect()` on a datagram socket, connect(2). */
+  /** The only address to send to and to receive from: Python's `connect()` on a datagram socket, connect(2). */
   peer?: Address;
 }
 
 /**
  * Opens a datagram socket: Python's `socket(AF_INET, SOCK_DGRAM)` and `bind()`; udp(7), bind(2).
  *
- * A name is looked up, and its first address taken: nobody tells which of several answers.
+ * A name is looked up and its first address is used: UDP has no way to find out which of several answers.
  * `localhost` is `127.0.0.1`, as for `listen`.
  *
  * Rejects with `SocketError` (`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ENOTFOUND`, `EMFILE`).
@@ -64,26 +64,27 @@ export function datagram(options: DatagramOptions = {}): Promise<DatagramSocket>
 }
 
 /**
- * A datagram socket: what `datagram()` gives. Any number of calls may receive and send, each whole
- * datagrams. On a closed one every call but `close` fails with `EBADF`.
+ * A datagram socket, returned by `datagram()`. Any number of calls may receive and send at the same time. On a
+ * closed socket every call but `close` fails with `EBADF`.
  *
- * That a datagram did not arrive is told, if at all, by the network (ICMP). With a `peer` the next call
- * fails with it, `ECONNREFUSED` as a rule. Without one nobody is told: it is not known whose it was.
+ * The network may report that a datagram could not be delivered (ICMP). On a socket with a `peer` the next call
+ * then fails, usually with `ECONNREFUSED`. Without a `peer` the report is ignored: it does not say which datagram
+ * it is about.
  */
 export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   /** Our end, with the real port when 0 was asked for: Python's `getsockname()`. */
   readonly address: Address;
   /** The other end: Python's `getpeername()`; null without one. */
   readonly peer: Address | null;
-  /** How many were dropped here, because more came than were received. The kernel counts its own. */
+  /** The datagrams dropped because our queue was full; those that the kernel dropped are not counted. */
   dropped = 0;
   #handle: Handle | null;
   #queue: Datagram[] = [];
   #queued = 0; // bytes, as QUEUE_LIMIT counts them
-  #failure: SocketError | null = null; // of a datagram sent before, to be told once
-  #full = false; // the kernel had no room, and has not said since that it has
+  #failure: SocketError | null = null; // reported for an earlier datagram; the next call throws it
+  #full = false; // the kernel's buffer was full, and `drain` has not come yet
   #timeout = Infinity;
-  // Who waits for the next one, and has no limit. All others wait in `retry`, which is dearer.
+  // The receiver that waits without timeout and signal. Others wait in `retry`, which costs more.
   #resolve: ((datagram: Datagram | Promise<Datagram>) => void) | null = null;
   #most = 0;
   readonly #change = new Change();
@@ -126,11 +127,11 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   // ---- receiving
 
   /**
-   * Waits for a datagram: its bytes, the first `maxBytes` of them (the rest of a longer one is lost), and
-   * who sent it. It may be empty. Python's `recvfrom`, recvfrom(2).
+   * Waits for a datagram. Gives its bytes, at most `maxBytes` (the rest of a longer one is lost), and the address
+   * of its sender. It may be empty. Python's `recvfrom`, recvfrom(2).
    *
-   * Rejects with `ETIMEDOUT` (see `setTimeout`), with what became of a datagram to the `peer`, or with
-   * the signal's reason.
+   * Rejects with `ETIMEDOUT` (see `setTimeout`), with the error reported for an earlier datagram to the `peer`, or
+   * with the signal's reason.
    */
   recvFrom(maxBytes = WHOLE, options?: WaitOptions): Promise<Datagram> {
     const limited = options?.signal !== undefined || this.#timeout < Infinity;
@@ -142,12 +143,12 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     return new Promise((resolve) => (this.#resolve = resolve));
   }
 
-  /** The same without who sent it: Python's `recv`. */
+  /** The same without the sender's address: Python's `recv`. */
   async recv(maxBytes?: number, options?: WaitOptions): Promise<Buffer> {
     return (await this.recvFrom(maxBytes, options))[0];
   }
 
-  /** The next datagram that is there; null when none is. */
+  /** The next datagram that has come; null if there is none. */
   tryRecvFrom(maxBytes = WHOLE): Datagram | null {
     return this.#take(maxBytes);
   }
@@ -182,7 +183,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   // Bun has read one.
   #received(data: Buffer, from: Address): void {
-    if (this.peer !== null && !isSame(from, this.peer)) return; // it came before connect(2)
+    if (this.peer !== null && !isSame(from, this.peer)) return; // it was queued before connect(2)
     const bytes = data.length + OVERHEAD;
     if (this.#queued + bytes > QUEUE_LIMIT) return void this.dropped++;
     this.#queued += bytes;
@@ -191,7 +192,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     else if (this.#queue.length === 1) atTurnsEnd(() => this.#changed());
   }
 
-  // Something has come, or happened: who waits is to go on.
+  // Wakes the waiting calls.
   #changed(): void {
     const resolve = this.#resolve;
     if (resolve !== null && this.poll() & (POLLIN | POLLNVAL)) {
@@ -206,11 +207,11 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   // ---- sending
 
   /**
-   * Sends one datagram, maybe an empty one, to an address or a name. Resolves when the kernel has it,
-   * which tells nothing of whether it arrives. Python's `sendto`, sendto(2).
+   * Sends one datagram, which may be empty, to an address or a name. Resolves when the kernel has it, which does
+   * not mean that it arrives. Python's `sendto`, sendto(2).
    *
    * Rejects with `EMSGSIZE` (over 65,507 bytes, over IPv6 65,527), `EISCONN` (to another than the `peer`),
-   * `ENOTFOUND`, `ENOBUFS` (dropped on the way out), `EACCES` (broadcast: see `options`), `ETIMEDOUT`.
+   * `ENOTFOUND`, `ENOBUFS` (the kernel dropped it), `EACCES` (broadcast: see `options`), `ETIMEDOUT`.
    */
   sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
     try {
@@ -227,7 +228,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     return this.sendTo(data, this.peer);
   }
 
-  /** Sends one datagram, to the `peer` if nobody is named; false when there is no room for it now. */
+  /** Sends one datagram, by default to the `peer`; false when the kernel has no room for it now. */
   trySendTo(data: string | Uint8Array, to: Address | null = this.peer): boolean {
     return this.#write(data, to);
   }
@@ -250,16 +251,16 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
       const sent = this.peer === null ? handle.send(bytes, to.port, to.host) : handle.send(bytes);
       return !(this.#full = !sent);
     } catch (cause) {
-      // The first time it may be what became of an earlier one, and this one has not been sent.
+      // The error may be about an earlier datagram. Then this one has not been sent, and is tried once more.
       if (isSecond) throw systemError(cause, "sendto", to);
       return this.#write(bytes, to, true);
     }
   }
 
-  // ICMP has come. Linux keeps it in a list (ip(7), IP_RECVERR), and may tell it by recvmsg(2) as well.
+  // An ICMP error. Linux queues it (ip(7), IP_RECVERR) and may report it by recvmsg(2) as well: it counts once.
   #failed(cause: NodeJS.ErrnoException & { errqueue?: boolean }): void {
     const isKnown = process.platform === "linux" && !cause.errqueue;
-    if (this.peer === null || isKnown || cause.code === "EMSGSIZE") return; // of that, the call has told
+    if (this.peer === null || isKnown || cause.code === "EMSGSIZE") return; // EMSGSIZE was thrown by the call itself
     this.#failure = systemError(cause, "recvfrom", this.peer);
     this.#changed();
   }
@@ -275,7 +276,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     this.#timeout = ms === null ? Infinity : checkTimeout(ms);
   }
 
-  // A call that has to wait, within its time.
+  // Retries a call until it succeeds or its time is up.
   #retry<T>(attempt: () => T | null, syscall: Syscall, to: Address | null, options?: WaitOptions) {
     const deadline = performance.now() + this.#timeout;
     const inTime = () => {
@@ -289,7 +290,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   }
 
   /**
-   * The system's options for broadcast and multicast, as Bun has them: Python's `setsockopt`; ip(7).
+   * Bun's methods for broadcast and multicast options: Python's `setsockopt`; ip(7).
    *
    * @example
    * using socket = await datagram({ host: "0.0.0.0" });
@@ -300,7 +301,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     return this.#open("sendto");
   }
 
-  /** Closes the socket: close(2). What was received and not taken is gone. Twice is fine. */
+  /** Closes the socket: close(2). Datagrams that nobody has received yet are lost. Closing twice is fine. */
   close(): void {
     this.#handle?.close();
     this.#handle = null;
@@ -312,7 +313,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     this.close();
   }
 
-  /** What would not have to wait, as bits: poll(2) on this one socket, right now. */
+  /** The calls that would not have to wait, as bits: poll(2) on this socket. */
   poll(): number {
     if (this.#handle === null) return POLLNVAL;
     if (this.#failure !== null) return POLLIN | POLLOUT | POLLERR;
@@ -332,7 +333,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   }
 }
 
-// The address to use for a name: of the family of `near`, our own end, if there is one.
+// The address for a name, in the family of our own address `near` if there is one.
 async function addressFor(to: Address, syscall: Syscall, near = "::"): Promise<string> {
   const hosts = isLocal(to.host) ? ["127.0.0.1", "::1"] : await lookUp(to, syscall);
   const fits = (host: string) => near === "::" || near.includes(":") === host.includes(":");

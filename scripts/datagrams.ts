@@ -1,6 +1,6 @@
 const help = `
-What UDP does not promise: datagrams that nobody reads in time, one that is too large, one that goes to
-nobody. And what TCP does with the same.
+What UDP does not promise: datagrams that nobody reads in time, one that is too large, one to an address where
+nobody listens. And what TCP does in the same cases.
 Named in tutorial 000: SOCK_DGRAM, beside SOCK_STREAM.
 
   terminal 1:  bun run scripts/datagrams.ts
@@ -31,15 +31,15 @@ await toNobody();
 async function nobodyReads(): Promise<void> {
   using receiver = await datagram();
   using sender = await datagram({ peer: receiver.address });
-  // This loop never lets the event loop turn, so nothing is read until it ends. The kernel keeps what fits
-  // into its buffer, and drops the rest. No call fails, and nobody is told.
+  // The event loop does not turn during this loop, so nothing is read until it ends. The kernel keeps what fits
+  // into its buffer and drops the rest, without an error.
   for (let i = 0; i < count; i++) sender.trySendTo(Buffer.alloc(bytes));
   let came = 0;
-  receiver.setTimeout(200); // what is not here by then does not come any more
+  receiver.setTimeout(200); // after that, the others are lost
   while ((await receiver.recv().catch(code)) !== "ETIMEDOUT") came++;
   print(`UDP, nobody reads: ${count} datagrams were sent, ${came} came`);
 
-  // TCP's kernel takes no more than it has room for, on both sides: then the sender has to wait.
+  // With TCP, the kernel takes no more than fits into the buffers of both sides; then the sender has to wait.
   using ends = await socketpair();
   const sending = ends.near.sendAll(Buffer.alloc(count * bytes));
   await Bun.sleep(200);
@@ -77,8 +77,8 @@ async function toNobody(): Promise<void> {
   await anyone.sendTo("hello?", nobody);
   print("UDP, to nobody: sendTo succeeds, and that is all we hear");
 
-  // The kernel of the other machine answers (ICMP) that nobody listens, as a rule. But it is too late
-  // for the call that sent, and only a socket with one peer knows whose datagram that was.
+  // Usually the kernel of the other machine answers that nobody listens (ICMP). That is too late for the call
+  // that sent, and only on a socket with a peer it is clear which datagram it is about.
   using one = await datagram({ peer: nobody });
   await one.send("hello?");
   print(

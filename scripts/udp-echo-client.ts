@@ -1,6 +1,6 @@
 const help = `
-UDP echo client: sends line after line, each as a datagram, and prints each reply. What is not answered
-in time is sent again. An empty line ends.
+UDP echo client: sends line after line, each as a datagram, and prints each reply. A datagram without a reply
+is sent again after a while. An empty line ends.
 Named in tutorial 000: SOCK_DGRAM.
 
   terminal 1:  bun run scripts/udp-echo-server.ts
@@ -19,13 +19,13 @@ const { host, port, message, timeout, tries, signal } = cli(help, {
   tries: { type: "count", default: 5, min: 1, about: "send so often, then give up" },
 });
 
-/** What becomes of datagrams: of the one, or of the way to the server. */
+/** Errors that mean a lost datagram; all others end the script. */
 const LOST = ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "ENOBUFS"];
 
-// With a peer, the kernel lets nobody else's datagrams in. Nothing is sent yet: nobody knows of us.
+// With a peer, the kernel drops datagrams from other addresses. Nothing is sent yet.
 using socket = await datagram({ peer: { host, port } });
 const name = formatAddress({ host, port });
-signal.addEventListener("abort", () => process.exit(0)); // nothing is under way that could finish
+signal.addEventListener("abort", () => process.exit(0)); // there is nothing to finish
 
 if (message !== undefined) await ask(message);
 else {
@@ -39,7 +39,7 @@ else {
 async function ask(line: string): Promise<void> {
   const bytes = Buffer.from(line);
   let reason = "";
-  // What the network has told of an earlier datagram is no more than a hint: the server may be up by now.
+  // An error about an earlier datagram does not end the script: the server may have started since.
   const lost = (error: unknown) => {
     if (!(error instanceof SocketError) || !LOST.includes(error.code)) throw error;
     if (error.code === "ECONNREFUSED") reason = ", nobody listens there";
@@ -51,7 +51,7 @@ async function ask(line: string): Promise<void> {
       await socket.send(bytes).catch(lost);
       for (;;) {
         const reply = await socket.recv(undefined, { signal: late }).catch(lost);
-        // Anything else is late: what was sent twice is answered twice, as a rule.
+        // Another datagram is a late reply to an earlier line, which was sent twice and answered twice.
         if (reply?.equals(bytes)) return await print(`>${peerText(String(reply))}`);
       }
     } catch (error) {

@@ -1,5 +1,5 @@
 const help = `
-UDP echo server: sends every datagram back to whoever sent it, for ever.
+UDP echo server: sends every datagram back to its sender, for ever.
 Named in tutorial 000: SOCK_DGRAM, and with --host :: (both families) AF_INET6.
 
   terminal 1:  bun run scripts/udp-echo-server.ts
@@ -16,9 +16,9 @@ using socket = await datagram({ host, port });
 signal.addEventListener("abort", () => socket.close());
 print(`listening on ${formatAddress(socket.address)}`);
 
-// There is nothing to accept and nothing to end: each datagram stands for itself and says who sent it.
+// There are no connections to accept or close: each datagram comes with its sender's address.
 for await (const [data, from] of socket) {
-  // A reply that cannot be sent is lost, as any datagram may be. Whoever sent a forged address, or has
-  // no network any more, is not to end the service for all others.
+  // A reply that cannot be sent is lost, as any datagram may be. A client with a forged address, or without a
+  // network, must not end the service for all others.
   await socket.sendTo(data, from).catch(() => {});
 }
