@@ -471,7 +471,9 @@ testNetwork("the pictures of the docs say what is drawn now: else, bun run pictu
     for (const language of LANGUAGES) {
       const file = `${name}.${language}.svg`;
       const [ours, anew] = [join(root, "docs/pictures"), folder].map((place) =>
-        all(readFileSync(join(place, file), "utf8")),
+        all(readFileSync(join(place, file), "utf8"))
+          // A WebSocket client masks what it sends with random bytes.
+          .filter((text) => name !== "websocket" || !/\b8[18] 8\w /.test(text)),
       );
       expect(ours, file).toEqual(anew!);
     }

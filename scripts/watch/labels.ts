@@ -13,14 +13,16 @@ export class Labels {
   readonly words: (typeof WORDS)[Language];
   readonly #columns: number;
   readonly #many: boolean;
+  readonly #hasOthers: boolean;
   /** The number of a connection by the name that its thread has for it, and the side of a call. */
   readonly #numbers: Map<string, number>;
   readonly #sides: Map<Call, Side>;
 
-  constructor({ connections }: Plan, language: Language, columns: number) {
+  constructor({ connections, rows }: Plan, language: Language, columns: number) {
     this.words = WORDS[language];
     this.#columns = columns;
     this.#many = connections.length > 1;
+    this.#hasOthers = rows.some(({ call }) => call !== undefined && call.script > 0);
     this.#numbers = numbersOf(connections);
     const ends = connections.flatMap(({ ends }) => ends.filter((end) => end !== undefined));
     this.#sides = new Map(ends.flatMap((end) => callsOf(end).map((call) => [call, end.side])));
@@ -30,6 +32,9 @@ export class Labels {
   of({ side, call, part, fold }: Row): Label {
     if (fold) return [this.#counts(fold.calls, 0), this.#counts(fold.calls, 1)];
     const [what, result] = this.#spans(call!, part);
+    // The other end of a connection within the first script is on the side of the others.
+    if (side === 1 && call!.script === 0 && this.#hasOthers)
+      what.unshift(["soft", this.words.left]);
     const whole = [...what, ...result];
     const fits = widthOf(whole) <= this.#columns || result.length === 0 || what.length === 0;
     const own = fits ? [whole] : [what, result];

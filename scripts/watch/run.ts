@@ -118,13 +118,20 @@ function start(
   signal.addEventListener("abort", stopLate);
   const listening = Promise.withResolvers<string>();
   const connected = Promise.withResolvers<void>();
+  const hear = (said: string) => {
+    const [, port] = /^listening on .*:(\d+)$/m.exec(said) ?? [];
+    if (port !== undefined) listening.resolve(port);
+  };
   const reading = [
-    gatherCalls(child.stderr, (call) => {
-      into.add({ ...call, script });
-      if (/^(connect|datagram)$/.test(call.call)) connected.resolve();
+    lines(child.stderr, (line) => {
+      const call = parse(line);
+      if (call !== undefined) into.add({ ...call, script });
+      else console.error(line);
+      if (/^(connect|datagram)$/.test(call?.call ?? "")) connected.resolve();
+      hear(line); // netcat says it here
     }),
   ];
-  if (child.stdout !== undefined) reading.push(passOn(child.stdout, listening.resolve));
+  if (child.stdout !== undefined) reading.push(passOn(child.stdout, hear));
   const exited = (async () => {
     const code = await child.exited;
     signal.removeEventListener("abort", stopLate);
@@ -135,29 +142,21 @@ function start(
   return { listening: listening.promise, connected: connected.promise, exited, stop };
 }
 
-// Passes its output on; one of the first lines is `listening on HOST:PORT`.
-async function passOn(output: ReadableStream<Uint8Array>, listens: (port: string) => void) {
+// Passes its output on. One of the first lines is `listening on HOST:PORT`.
+async function passOn(output: ReadableStream<Uint8Array>, hear: (said: string) => void) {
   let said = "";
   for await (const chunk of output) {
-    if (said.length < 10_000) said += Buffer.from(chunk).toString("latin1");
-    const [, port] = /^listening on .*:(\d+)$/m.exec(said) ?? [];
     await write(chunk);
-    if (port !== undefined) listens(port);
+    if (said.length > 10_000) continue;
+    said += Buffer.from(chunk).toString("latin1");
+    hear(said);
   }
 }
 
-async function gatherCalls(
-  stderr: ReadableStream<Uint8Array>,
-  add: (call: Omit<Call, "script">) => void,
-) {
+async function lines(output: ReadableStream<Uint8Array>, tell: (line: string) => void) {
   const decoder = new TextDecoder();
   let rest = "";
-  const tell = (line: string) => {
-    const call = parse(line);
-    if (call === undefined) console.error(line);
-    else add(call);
-  };
-  for await (const chunk of stderr) {
+  for await (const chunk of output) {
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     lines.forEach(tell);
