@@ -58,6 +58,7 @@ interface Call {
   args: unknown[];
   began: number;
   closed: boolean;
+  timer?: Timer;
 }
 
 /**
@@ -72,6 +73,7 @@ interface Call {
 export function startTrace(mode: TraceMode, write: (line: string) => void): void {
   isLive = mode === "live";
   tell = (call, outcome, failed, waits) => {
+    clearTimeout(call.timer);
     const told = describe(call, outcome, failed, waits);
     write(mode === "text" ? toLine(told, call.on) : JSON.stringify(told));
   };
@@ -133,15 +135,10 @@ let inside = false;
 
 function watch(on: object | null, name: string, args: unknown[], run: () => any): any {
   if (inside) return run();
-  const call = { on, name, args, began: now(), closed: [on, ...args.flat()].some(isClosed) };
-  let timer: Timer | undefined;
-  const over = (outcome: unknown, failed: boolean) => {
-    clearTimeout(timer);
-    tell(call, outcome, failed);
-  };
-  const returned = (value: unknown) => (over(value, false), value);
+  const call: Call = { on, name, args, began: now(), closed: [on, ...args.flat()].some(isClosed) };
+  const returned = (value: unknown) => (tell(call, value, false), value);
   const failed = (error: unknown) => {
-    over(error, true);
+    tell(call, error, true);
     throw error;
   };
   let result: unknown;
@@ -154,7 +151,7 @@ function watch(on: object | null, name: string, args: unknown[], run: () => any)
     inside = false;
   }
   if (!(result instanceof Promise)) return returned(result);
-  if (isLive) timer = setTimeout(tell, WAITS_MS, call, undefined, false, true).unref();
+  if (isLive) call.timer = setTimeout(tell, WAITS_MS, call, undefined, false, true).unref();
   return result.then(returned, failed);
 }
 
