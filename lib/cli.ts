@@ -7,7 +7,7 @@ import { describe, isMistake } from "./cli/describe.ts";
 import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
 import { answerWrites, noteWriter, write } from "./cli/output.ts";
 import { addWarning } from "./cli/warnings.ts";
-import { SocketError } from "./errors.ts";
+import { isAbort, SocketError } from "./errors.ts";
 import type { ClientTls, ServerTls } from "./socket.ts";
 import type { TraceMode } from "./trace.ts";
 
@@ -87,9 +87,8 @@ function takeCare(stop: AbortController, graceMs: number): void {
 
 // Whether an error is a consequence of the signal: a call that it aborted, or a server that it closed.
 function isEndedBy(signal: AbortSignal, error: unknown): boolean {
-  if (!signal.aborted) return false;
   const isClosed = error instanceof SocketError && error.code === "EBADF";
-  return isClosed || error === signal.reason || Object(error).cause === signal.reason;
+  return (signal.aborted && isClosed) || isAbort(error, signal);
 }
 
 // ---- TLS

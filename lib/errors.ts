@@ -50,3 +50,9 @@ export class SocketError extends Error {
     this.address = address;
   }
 }
+
+/** Whether an error is how something ended that `signal` has called off. */
+export function isAbort(error: unknown, signal: AbortSignal): boolean {
+  if (!signal.aborted) return false;
+  return error === signal.reason || Object(error).cause === signal.reason;
+}

@@ -1,22 +1,33 @@
 // The accept loop of a server that stays up: many connections at once, each with its own handler,
-// within limits that clients who open and say nothing cannot exceed.
+// within limits that clients who open and say nothing cannot exceed; and an end that loses nothing.
 
+import { isAbort, SocketError } from "./errors.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 import { descriptorLimit } from "./socket/descriptors.ts";
+import { waiting } from "./socket/queues.ts";
+import { POLLNVAL } from "./socket/readiness.ts";
 
 /** Descriptors kept for everything that is not a connection: listening, files, the runtime's own. */
 const RESERVE = 32;
 
-export interface Limits {
+export interface ServeOptions {
   /** Connections at once; those beyond are reset. Never more than there are descriptors for. */
   maxConnections: number;
-  /** Seconds that one `recv` or `send`, as a whole, may wait for the peer; then the connection ends. 0: no limit. */
+  /** Seconds without a byte either way, after which a connection ends with `ETIMEDOUT`. 0: no limit. */
   idleTimeout: number;
-  /** Told of what went wrong: an error that ended one connection, or the text of a warning. */
+  /** MiB that may wait in all connections together, either way. Above it, nothing is received. */
+  maxBuffered?: number;
+  /** Descriptors that a connection takes: 2 in a proxy, which opens one more for each. Default 1. */
+  descriptors?: number;
+  /** Stops the server: see `serve`. */
+  signal?: AbortSignal;
+  /** Seconds that the handlers have to finish after the signal. Default 1. */
+  grace?: number;
+  /** Told of what went wrong: what ended one connection, or the text of a warning. */
   onError?: (error: unknown) => void;
 }
 
-/** `--max-connections` and `--idle-timeout`, for `cli`. */
+/** `--max-connections`, `--idle-timeout` and `--max-buffered`, for `cli`. */
 export const limitFlags = {
   maxConnections: {
     type: "count",
@@ -28,50 +39,94 @@ export const limitFlags = {
     type: "seconds",
     default: 300,
     min: 0,
-    about: "how long one recv or send may wait for the peer, 0 for ever",
+    about: "time without a byte either way until a connection is reset, 0 for ever",
+  },
+  maxBuffered: {
+    type: "count",
+    default: 256,
+    min: 1,
+    about: "MiB that may wait in all connections together; above it nothing is received",
   },
 } as const;
 
+/** What serves one connection. The signal is that of the server: when it comes, time is short. */
+export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
+
 /**
- * Accepts connections until the server is closed, and runs `handle` for each. When that ends, its
- * connection is closed; when it throws, that is told in one line on stderr, and nothing else ends.
+ * Accepts connections and runs `handle` for each, until the server is closed or the signal comes.
+ * Resolves after the last handler.
+ *
+ * When a handler ends, its connection is closed. When it throws, its connection is reset, so that
+ * nobody takes a part for the whole, and `onError` is told; nothing else ends.
+ *
+ * When the signal comes, each connection receives no more: its handler is given what has come, then
+ * EOF. So it runs to its end, its replies leave, and the client, who sees an end and no reset, has
+ * until the grace is over to close. A handler that has not ended by then has its connection reset.
+ *
  * Several threads that do this can have one limit together: `open` is then their shared memory, with
  * the count of all in its first place and that of each thread in its own `slot`.
  *
  * @example
  * await serve(server, async (conn) => {
  *   for await (const chunk of conn) await conn.sendAll(chunk);
- * }, { maxConnections: 1_000, idleTimeout: 60 });
+ * }, { maxConnections: 1_000, idleTimeout: 60, signal });
  */
 export async function serve(
   server: ServerSocket,
-  handle: (conn: Socket) => Promise<void>,
-  { maxConnections, idleTimeout, onError = console.error }: Limits,
+  handle: Handler,
+  options: ServeOptions,
   open: Int32Array = new Int32Array(2),
   slot = 1,
 ): Promise<void> {
-  const max = await affordable(maxConnections);
+  const { idleTimeout, maxBuffered = Infinity, grace = 1, onError = console.error } = options;
+  const { signal = new AbortController().signal } = options;
+  const max = await affordable(options.maxConnections, options.descriptors);
   server.onRefused = onError;
+  limitBuffered(maxBuffered / (open.length - 1));
   const count = (change: number) => {
     Atomics.add(open, slot, change);
     return Atomics.add(open, 0, change);
   };
-  let full = false;
+  const handled = new Set<Socket>();
+  const running = new Set<Promise<void>>();
+  const graceOver = Promise.withResolvers<void>();
+
   const run = async (conn: Socket) => {
+    handled.add(conn);
     try {
-      if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
-      await handle(conn);
+      conn.setIdleTimeout(idleTimeout > 0 ? idleTimeout * 1000 : Infinity);
+      await handle(conn, signal);
     } catch (error) {
-      onError(error);
-    } finally {
-      conn.close();
-      count(-1);
+      if (!isMeant(error, conn, signal)) {
+        onError(error);
+        conn.reset();
+      }
     }
+    handled.delete(conn);
+    if (signal.aborted) await linger(conn, graceOver.promise);
+    conn.close();
+    count(-1);
   };
+  const stop = () => {
+    server.close();
+    // What had come before the signal is read in this turn of the loop.
+    setImmediate(() => handled.forEach((conn) => conn.endReceiving()));
+    setTimeout(endGrace, grace * 1000).unref();
+  };
+  const endGrace = () => {
+    graceOver.resolve();
+    if (handled.size > 0) onError(`open after the grace, and reset: ${handled.size}`);
+    for (const conn of handled) conn.reset();
+  };
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+
+  let full = false;
   for await (const conn of server) {
     if (count(1) < max) {
       full = false;
-      run(conn);
+      const ended = run(conn).finally(() => running.delete(ended));
+      running.add(ended);
       continue;
     }
     count(-1);
@@ -79,9 +134,35 @@ export async function serve(
     if (!full) onError(`${max} connections are open: more are refused until one ends`);
     full = true;
   }
+  await Promise.all(running);
+  signal.removeEventListener("abort", stop);
+}
+
+// What a handler throws because of its own close() or reset(), or because the signal ended its wait or
+// the message that was coming.
+function isMeant(error: unknown, conn: Socket, signal: AbortSignal): boolean {
+  if (isAbort(error, signal)) return true;
+  const { code } = error instanceof SocketError ? error : { code: "" };
+  if (code === "EBADF") return conn.poll() === POLLNVAL;
+  return code === "EINCOMPLETE" && signal.aborted;
+}
+
+// A client that is still sending when we close would be reset, and might lose the reply that is on its
+// way. So our end goes first, and then there is time for his.
+async function linger(conn: Socket, enough: Promise<void>): Promise<void> {
+  if (conn.poll() === POLLNVAL) return;
+  conn.endReceiving();
+  conn.shutdown("write");
+  await Promise.race([conn.closed, enough]);
+}
+
+/** What may wait in all connections of this thread together, in MiB: see `ServeOptions.maxBuffered`. */
+export function limitBuffered(mib: number): void {
+  waiting.limit = mib * 1024 * 1024;
 }
 
 /** As many connections as are wanted, or as the process has descriptors for, if that is less. */
-export async function affordable(connections: number): Promise<number> {
-  return Math.max(1, Math.min(connections, (await descriptorLimit()) - RESERVE));
+export async function affordable(connections: number, descriptors = 1): Promise<number> {
+  const most = Math.floor(((await descriptorLimit()) - RESERVE) / descriptors);
+  return Math.max(1, Math.min(connections, most));
 }

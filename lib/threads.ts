@@ -17,7 +17,7 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
-import { affordable, type Limits, serve } from "./serve.ts";
+import { type Handler, type ServeOptions, serve } from "./serve.ts";
 import {
   type Address,
   connect,
@@ -28,7 +28,7 @@ import {
 } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
 
-export interface ThreadOptions {
+export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered"> {
   host?: string;
   port: number;
   /** How many Workers. */
@@ -105,7 +105,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.all(pool);
-  if (secret !== null) relayAll(server, pool, secret, onError);
+  if (secret !== null) relayAll(server, pool, secret, options);
   return address;
 }
 
@@ -114,22 +114,23 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
  * thread stops it. The limits are for all threads together.
  */
 export async function acceptLoop(
-  handle: (conn: Socket) => Promise<void>,
-  limits: Limits & { tls?: ServerTls },
+  handle: Handler,
+  options: ServeOptions & { tls?: ServerTls },
 ): Promise<void> {
   const { host, port, secret, open, slot } = workerData as Job;
-  const tls = secret === null ? limits.tls : undefined; // what the relay sends is deciphered
+  const tls = secret === null ? options.tls : undefined; // what the relay sends is deciphered
   const server = listen({ host, port, reusePort: secret === null, tls });
+  const stop = new AbortController();
   parentPort!.once("message", () => {
-    server.close();
+    stop.abort();
     parentPort!.unref(); // then the last connection ends the thread
   });
   parentPort!.postMessage({ listensOn: server.address });
-  const known = async (conn: Socket) => {
+  const known: Handler = async (conn, signal) => {
     if (secret !== null) await fromRelay(conn, secret);
-    await handle(conn);
+    await handle(conn, signal);
   };
-  await serve(server, known, limits, open, slot);
+  await serve(server, known, { ...options, signal: stop.signal }, open, slot);
 }
 
 // Of copies that start at the same moment, one.
@@ -189,15 +190,15 @@ async function relayAll(
   server: ServerSocket,
   pool: Promise<Address>[],
   secret: string,
-  onError: (error: unknown) => void,
+  { signal, grace, maxBuffered, onError }: ThreadOptions,
 ) {
   let turn = 0;
   const relayNext = (conn: Socket) => {
     const slot = turn++ % pool.length;
     return relayTo(() => pool[slot]!, conn, secret);
   };
-  const maxConnections = Math.floor((await affordable(Infinity)) / 3);
-  await serve(server, relayNext, { maxConnections, idleTimeout: 0, onError });
+  const limits = { maxConnections: Infinity, descriptors: 3, idleTimeout: 0 };
+  await serve(server, relayNext, { ...limits, signal, grace, maxBuffered, onError });
 }
 
 async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {

@@ -161,8 +161,8 @@ await Promise.race([Bun.sleep(seconds * 1000), stopped]);
 sending = false;
 const elapsed = performance.now() - started;
 const inTime = answered; // later replies count for the latency, not for the rate
-const patient = performance.now() + PATIENCE_MS;
-const waiting = () => !signal.aborted && talkers.some(({ due }) => due.length > 0);
+const patient = performance.now() + (signal.aborted ? PATIENCE_MS / 10 : PATIENCE_MS);
+const waiting = () => talkers.some(({ due }) => due.length > 0);
 while (waiting() && performance.now() < patient) await Bun.sleep(5);
 clearInterval(progress);
 over = true;

@@ -17,7 +17,7 @@ const { host, port, forever, idleTimeout, signal } = cli(help, {
     type: "seconds",
     default: 0, // as in the tutorial
     min: 0,
-    about: "how long one recv or send may wait for the client, 0 for ever",
+    about: "how long the client may be silent and take nothing, 0 for ever",
   },
 });
 
@@ -30,7 +30,7 @@ else await echo(await server.accept());
 
 async function echo(conn: Socket): Promise<void> {
   using _closedAtTheEnd = conn;
-  if (idleTimeout > 0) conn.setTimeout(idleTimeout * 1000);
+  if (idleTimeout > 0) conn.setIdleTimeout(idleTimeout * 1000);
   // A chunk may end in the middle of a character: the streaming decoder keeps that part for the next chunk.
   const decoder = new TextDecoder();
   for (;;) {

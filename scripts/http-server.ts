@@ -26,7 +26,7 @@ const { host, port, signal, ...flags } = cli(help, {
 });
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, answer, { ...flags, onError: warn });
+await serve(server, answer, { ...flags, signal, onError: warn });
 
 async function answer(conn: Socket): Promise<void> {
   const seconds = Math.min(HEAD_SECONDS, flags.idleTimeout || HEAD_SECONDS);

@@ -29,7 +29,7 @@ const framings = { fixed: fixedLength(bytes), delimited: delimited(), length: le
 
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, echo, { ...flags, onError: warn });
+await serve(server, echo, { ...flags, signal, onError: warn });
 
 async function echo(conn: Socket): Promise<void> {
   for await (const message of messages(conn, framings[framing])) {

@@ -9,40 +9,42 @@ Documented in tutorial 003, "Non-blocking Sockets".
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { select } from "../lib/select.ts";
-import { affordable, limitFlags } from "../lib/serve.ts";
+import { affordable, limitBuffered, limitFlags } from "../lib/serve.ts";
 import { listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 
-const { host, port, timeout, maxConnections, idleTimeout, signal } = cli(help, {
+const { host, port, timeout, grace, signal, ...limits } = cli(help, {
   ...serverFlags(5000),
   ...limitFlags,
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
-const max = await affordable(maxConnections);
-const lookAround = Math.min(timeout, idleTimeout || timeout) * 1000; // ms
+const max = await affordable(limits.maxConnections);
+limitBuffered(limits.maxBuffered);
 using server = listen({ host, port, signal });
+server.onRefused = warn;
 print(`listening on ${formatAddress(server.address)}`);
 
-// For each client the bytes that it has still to get back, and when it was last active, in the order of
-// that time. While a client has not taken its reply, nothing is received from it: so it cannot send on.
-const clients = new Map<Socket, { owed: Buffer; active: number }>();
+// For each client the bytes that it has still to get back. While it has not taken them, nothing is
+// received from it: so it cannot send on.
+const clients = new Map<Socket, Buffer>();
+const NOTHING = Buffer.alloc(0);
 
-let quiet = 0; // ms
+// After a signal nothing more is received; each client gets back what it has sent, and then an end.
+signal.addEventListener("abort", () => {
+  for (const conn of clients.keys()) conn.endReceiving();
+  setTimeout(endGrace, grace * 1000).unref();
+});
+
 let full = false; // the warning about too many connections is printed
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
-  for (const [conn, { owed }] of clients) (owed.length > 0 ? owing : readers).push(conn);
+  for (const [conn, owed] of clients) (owed.length > 0 ? owing : readers).push(conn);
 
   try {
-    const [readable, writable] = await select(readers, owing, [], lookAround);
-    quiet = readable.length + writable.length > 0 ? 0 : quiet + lookAround;
-    if (quiet >= timeout * 1000) {
-      print("no activity");
-      quiet = 0;
-    }
+    const [readable, writable] = await select(readers, owing, [], timeout * 1000);
+    if (readable.length + writable.length === 0) print("no activity");
     for (const socket of readable) socket === server ? welcome() : receive(socket as Socket);
     for (const conn of writable) send(conn);
-    dropIdle();
   } catch (error) {
     if (!signal.aborted) throw error; // after the signal, select() fails because the server is closed
   }
@@ -52,7 +54,9 @@ function welcome(): void {
   for (let conn = server.tryAccept(); conn !== null; conn = server.tryAccept()) {
     if (clients.size < max) {
       full = false;
-      remember(conn, Buffer.alloc(0));
+      // When no byte has moved for too long, every call on the connection fails.
+      conn.setIdleTimeout(limits.idleTimeout > 0 ? limits.idleTimeout * 1000 : Infinity);
+      clients.set(conn, NOTHING);
       continue;
     }
     conn.reset();
@@ -63,25 +67,19 @@ function welcome(): void {
 
 function receive(conn: Socket): void {
   attempt(conn, () => {
-    const chunk = conn.tryRecv(1 << 20); // usually all there is
+    const chunk = conn.tryRecv(65_536);
     if (chunk === null) return;
     if (chunk.length === 0) return drop(conn); // EOF, and everything has been sent back
-    remember(conn, chunk);
+    clients.set(conn, chunk);
     send(conn);
   });
 }
 
 function send(conn: Socket): void {
   attempt(conn, () => {
-    const { owed } = clients.get(conn)!;
-    const sent = conn.trySend(owed);
-    if (sent > 0) remember(conn, owed.subarray(sent));
+    const owed = clients.get(conn)!;
+    clients.set(conn, owed.subarray(conn.trySend(owed)));
   });
-}
-
-function remember(conn: Socket, owed: Buffer): void {
-  clients.delete(conn);
-  clients.set(conn, { owed, active: performance.now() });
 }
 
 // An error on one connection ends that connection and nothing else.
@@ -94,16 +92,15 @@ function attempt(conn: Socket, step: () => void): void {
   }
 }
 
-function dropIdle(): void {
-  if (idleTimeout === 0) return;
-  const limit = performance.now() - idleTimeout * 1000;
-  for (const [conn, { active }] of clients) {
-    if (active >= limit) break; // those after it were active later
-    drop(conn);
-  }
-}
-
 function drop(conn: Socket): void {
   clients.delete(conn);
-  conn.close();
+  // A client that still sends when we close would be reset: at a signal, it has time to end first.
+  if (signal.aborted) conn.shutdown("write");
+  else conn.close();
+}
+
+// A part of what a client is owed must not look like all of it.
+function endGrace(): void {
+  for (const conn of clients.keys()) conn.reset();
+  clients.clear();
 }

@@ -9,6 +9,7 @@ Documented in tutorial 001, "Server".
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
+import { SocketError } from "../lib/errors.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
@@ -33,7 +34,7 @@ using server = listen({ host: ip, port, signal });
 print(`listening on ${formatAddress(server.address)}`);
 
 print("waiting for a connection");
-await serve(server, receive, { ...limits, onError: warn });
+await serve(server, receive, { ...limits, signal, onError: warn });
 
 async function receive(conn: Socket): Promise<void> {
   await print(`connection from ${formatAddress(conn.remoteAddress)}`);
@@ -49,8 +50,8 @@ async function receive(conn: Socket): Promise<void> {
     rest = lines.pop()!;
     for (const line of lines) await print(`Data: ${peerText(line)}`);
     if (rest.length > MAX_READING) {
-      const sensor = formatAddress(conn.remoteAddress);
-      return warn(`connection with ${sensor}: a reading of over ${MAX_READING} characters`);
+      const reason = `a reading of over ${MAX_READING} characters`;
+      throw new SocketError("EMSGSIZE", "recv", conn.remoteAddress, { reason });
     }
   }
   rest += decoder.decode();

@@ -97,18 +97,16 @@ print("served")`,
       expect(String(await stays.recv(100))).toBe("still here");
     });
 
-    test("SIGTERM with clients connected: they may finish, then exit 0", async () => {
+    test("SIGTERM with clients connected: they see an end, then exit 0", async () => {
       await using server = script("echo-threaded-server", ["--port", "0", ...mode]);
       const port = await server.port();
       using conn = await connect({ port });
       await conn.sendAll("before");
       await conn.recvExactly(6);
       server.kill("SIGTERM");
-      await untilRefused(port);
-      await conn.sendAll("after");
-      expect(String(await conn.recvExactly(5))).toBe("after");
-      conn.shutdown("write");
       expect((await conn.recv(1)).length).toBe(0);
+      await untilRefused(port);
+      conn.close();
       expect(await server.exit()).toBe(0);
       expect(server.stderr).toBe("");
     });

@@ -44,7 +44,7 @@ async function askUntilServed(port: number, order: string): Promise<string> {
 
 /** Opens as many connections as the fixture accepts at once, and waits for an answer on each. */
 async function openAll(port: number): Promise<Socket[]> {
-  const conns = await Promise.all(Array.from({ length: 100 }, () => connect({ port })));
+  const conns = await Promise.all(Array.from({ length: 90 }, () => connect({ port })));
   const answers = await Promise.all(conns.map((conn) => ask(conn, "hello")));
   for (const answer of answers) expect(answer).toStartWith("hello from ");
   return conns;
@@ -64,10 +64,10 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     await ask(conn, "before");
     server.kill("SIGTERM");
     await untilRefused(port);
-    expect(await ask(conn, "after")).toStartWith("after");
+    expect(await recvAll(conn)).toHaveLength(0);
     conn.close();
     expect(await server.exit()).toBe(0);
-    expect(server.stdout).toEndWith("before\nafter\n");
+    expect(server.stdout).toEndWith("before\nthe end\n");
   });
 
   test("a handler that throws ends its connection, and that is told; others go on", async () => {
@@ -200,7 +200,7 @@ describe("the relay", () => {
     ]) {
       using intruder = await connect({ port: inner[0]! });
       await intruder.sendAll(first);
-      expect(await recvAll(intruder).catch(failure)).toHaveLength(0);
+      await fails(recvAll(intruder), "ECONNRESET");
       const who = `127.0.0.1:${intruder.localAddress.port}`;
       await server.until(new RegExp(`${who}: the relay did not make it$`, "m"), "stderr");
     }

@@ -1,11 +1,23 @@
 // The weather station and its sensor, against each other and against CPython.
 
+import { readdirSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect } from "../lib/socket.ts";
-import { failure, python, recvAll, script, testPython, PATIENCE_MS } from "./helpers.ts";
+import { connect, listen } from "../lib/socket.ts";
+import {
+  failure,
+  PATIENCE_MS,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+  turn,
+} from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
+
+const descriptors = (pid: number) => readdirSync(`/proc/${pid}/fd`).length;
 
 describe("weather-receiver and weather-sender", () => {
   const readings = ["15", "22", "21", "26", "25", "19"];
@@ -66,6 +78,52 @@ describe("weather-receiver and weather-sender", () => {
     await receiver.until(/^warning: connection with .* over 1024 characters$/m, "stderr");
     expect((await failure(recvAll(sensor))).code).toBe("ECONNRESET"); // it has not read all
   });
+
+  testPython(
+    "ten sensors that never stop: an eleventh is served, a signal is heard, and nothing stays",
+    async () => {
+      // Writing to a file never has to wait, so nothing but the server's own care lets others have a turn.
+      using probe = listen({ host: "127.0.0.1", port: 0 });
+      const { port } = probe.address;
+      probe.close();
+      const run = `exec ${process.execPath} run scripts/weather-receiver.ts --host 127.0.0.1 --port ${port}`;
+      await using receiver = new Process(["bash", "-c", `${run} > /dev/null`]);
+      for (let probing = true; probing;) {
+        const conn = await connect({ port }).catch(() => null);
+        conn?.close();
+        probing = conn === null;
+      }
+      await using floods = python(
+        `
+def flood():
+    c = connect(sys.argv[1]); block = b"temperature: 15\\n" * 4096
+    ready.release()
+    try:
+        while True: c.sendall(block)
+    except OSError: pass
+ready = threading.Semaphore(0)
+for _ in range(10): threading.Thread(target=flood, daemon=True).start()
+for _ in range(10): ready.acquire()
+print("flooding", flush=True); sys.stdin.readline()`,
+        port,
+      );
+      await floods.until(/flooding/);
+      const started = performance.now();
+      await using sensor = script("weather-sender", [
+        "--host=127.0.0.1",
+        `--port=${port}`,
+        "--readings=7",
+        "--interval=0",
+      ]);
+      expect(await sensor.exit()).toBe(0); // the station has read it all
+      expect(performance.now() - started).toBeLessThan(5_000); // it was 20 s
+      receiver.kill("SIGTERM");
+      const killed = performance.now();
+      expect(await receiver.exit()).toBe(0);
+      expect(performance.now() - killed).toBeLessThan(3_000); // it was 11 s
+      floods.kill("SIGKILL");
+    },
+  );
 
   test("--readings; a value that is no number is named", async () => {
     await using receiver = script("weather-receiver", ["--port", "0"]);

@@ -70,7 +70,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
    * Rejects with `EBADF` when the server is closed, or with the signal's reason.
    */
   async accept(options?: WaitOptions): Promise<Socket> {
-    return retry(this.#change, () => this.#next(), options);
+    options?.signal?.throwIfAborted();
+    // Those that wait are taken at once: they are no more than one turn brings.
+    return this.#next() ?? retry(this.#change, () => this.#next(), options);
   }
 
   /** The next connection, or null when none waits. */

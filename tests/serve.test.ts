@@ -1,0 +1,408 @@
+// serve: many connections at once within limits, what becomes of one whose handler fails, and an end
+// that loses nothing.
+
+import { getEventListeners } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { delimited, messages, sendMessage } from "../lib/framing.ts";
+import { type Handler, serve, type ServeOptions } from "../lib/serve.ts";
+import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import {
+  failure,
+  fails,
+  fill,
+  PATIENCE_MS,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+} from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+const echo: Handler = async (conn) => {
+  for await (const chunk of conn) await conn.sendAll(chunk);
+};
+
+/** A server that runs until it is stopped, and what it was told. */
+class Service implements AsyncDisposable {
+  readonly server: ServerSocket = listen({ port: 0 });
+  readonly told: unknown[] = [];
+  readonly over: Promise<void>;
+  readonly #stop = new AbortController();
+
+  constructor(handle: Handler, options: Partial<ServeOptions> = {}) {
+    const onError = (error: unknown) => void this.told.push(error);
+    const limits = { maxConnections: 1000, idleTimeout: 0, onError };
+    this.over = serve(this.server, handle, { ...limits, signal: this.signal, ...options });
+  }
+
+  get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  connect(): Promise<Socket> {
+    return connect(this.server.address);
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stop();
+    await this.over;
+  }
+}
+
+/** Says something and waits for the echo: then the handler runs. */
+async function greet(conn: Socket, text = "hello"): Promise<Socket> {
+  await conn.sendAll(text);
+  expect(String(await conn.recvExactly(text.length))).toBe(text);
+  return conn;
+}
+
+describe("a handler", () => {
+  test.each([
+    ["an error", new Error("wrong")],
+    ["null", null],
+    ["undefined", undefined],
+    ["text", "wrong"],
+  ])("that throws %s resets its own connection, and that is told once", async (_, thrown) => {
+    await using service = new Service(async (conn) => {
+      for await (const chunk of conn) {
+        if (String(chunk) === "throw") throw thrown;
+        await conn.sendAll(chunk);
+      }
+    });
+    using stays = await greet(await service.connect());
+    using conn = await service.connect();
+    await conn.sendAll("throw");
+    await fails(recvAll(conn), "ECONNRESET"); // whatever it had sent was not all
+    expect(service.told).toEqual([thrown]);
+    await greet(stays, "still here");
+  });
+
+  test("that throws before its first await is no other", async () => {
+    await using service = new Service(() => {
+      throw new Error("at once");
+    });
+    using conn = await service.connect();
+    await fails(recvAll(conn), "ECONNRESET");
+    expect(String(service.told)).toBe("Error: at once");
+  });
+
+  test("that resets or closes its connection itself needs no warning", async () => {
+    await using service = new Service(async (conn) => {
+      for await (const order of conn) {
+        if (String(order) === "close") conn.close();
+        else conn.reset();
+      }
+    });
+    using closed = await service.connect();
+    await closed.sendAll("close");
+    expect(await recvAll(closed)).toHaveLength(0);
+    using reset = await service.connect();
+    await reset.sendAll("reset");
+    await fails(recvAll(reset), "ECONNRESET");
+    expect(service.told).toEqual([]);
+  });
+
+  test("closes by ending; what it sent arrives, in full", async () => {
+    const data = Buffer.alloc(5_000_000, "all of it ");
+    await using service = new Service((conn) => conn.sendAll(data));
+    using conn = await service.connect();
+    expect((await recvAll(conn)).equals(data)).toBe(true);
+    expect(service.told).toEqual([]);
+  });
+});
+
+describe("when the signal comes", () => {
+  test("idle clients see an end, nobody new is accepted, and serve is over", async () => {
+    const service = new Service(echo);
+    const clients = await Promise.all(Array.from({ length: 50 }, service.connect.bind(service)));
+    await Promise.all(clients.map((conn) => greet(conn)));
+    service.stop();
+    await fails(service.connect(), "ECONNREFUSED");
+    for (const conn of clients) expect(await conn.recv(1)).toHaveLength(0);
+    for (const conn of clients) conn.close();
+    await service.over;
+    expect(service.told).toEqual([]);
+  });
+
+  test("what had come is answered, and clients in the middle of sending see no reset", async () => {
+    const framing = delimited();
+    const service = new Service(async (conn) => {
+      for await (const message of messages(conn, framing))
+        await sendMessage(conn, framing, message);
+    });
+    let answered = 0;
+    const talk = async () => {
+      using conn = await service.connect();
+      let sent = 0;
+      const sending = (async () => {
+        for (;;) {
+          await conn.sendAll(`message ${sent}\n`);
+          sent++;
+          if (sent % 10 === 0) await Bun.sleep(0);
+        }
+      })().catch(() => {});
+      let got = "";
+      for await (const chunk of conn) {
+        got += chunk;
+        answered++;
+      }
+      conn.close();
+      await sending;
+      // What came back is the beginning of what was sent, and its last message may be cut at the end.
+      const lines = got.split("\n");
+      lines.slice(0, -1).forEach((line, i) => expect(line).toBe(`message ${i}`));
+      return lines.length;
+    };
+    const clients = Array.from({ length: 20 }, talk);
+    while (answered < 1_000) await Bun.sleep(1);
+    service.stop();
+    for (const lines of await Promise.all(clients)) expect(lines).toBeGreaterThan(1);
+    await service.over;
+    const cutOff = service.told.filter(
+      (error) => (error as { code?: string }).code !== "EINCOMPLETE",
+    );
+    expect(cutOff).toEqual([]);
+  });
+
+  test("a handler is given the signal, and has until the grace is over; then a reset, and a word", async () => {
+    let finished = false;
+    const service = new Service(
+      async (conn, signal) => {
+        await conn.sendAll("hello");
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        if (String(await conn.recv(100)) === "stay") await conn.recv(1).then(() => Bun.sleep(300));
+        finished = true;
+        await conn.sendAll("bye");
+      },
+      { grace: 0.1 },
+    );
+    using stays = await service.connect();
+    await stays.recvExactly(5);
+    await stays.sendAll("stay");
+    using goes = await service.connect();
+    await goes.recvExactly(5);
+    await Bun.sleep(10); // "stay" is there
+    service.stop();
+    expect(String(await recvAll(goes))).toBe("bye");
+    finished = false;
+    await fails(recvAll(stays), "ECONNRESET");
+    expect(finished).toBe(false);
+    await service.over;
+    expect(finished).toBe(true); // serve resolves after its last handler
+    expect(service.told).toEqual(["open after the grace, and reset: 1"]);
+  });
+
+  test("a client that takes nothing is reset when the grace is over, not cut off with an end", async () => {
+    const block = Buffer.alloc(64 << 20);
+    const service = new Service((conn) => conn.sendAll(block), { grace: 0.1 });
+    using conn = await service.connect();
+    await conn.waitReadable();
+    service.stop();
+    await service.over;
+    await fails(recvAll(conn), "ECONNRESET");
+    expect(service.told).toEqual(["open after the grace, and reset: 1"]);
+  });
+
+  test("a client that does not close has its end at once, and serve waits no longer than the grace", async () => {
+    const service = new Service(echo, { grace: 0.1 });
+    using conn = await greet(await service.connect());
+    service.stop();
+    expect(await conn.recv(1)).toHaveLength(0);
+    await conn.sendAll("into the void"); // nobody is told: it is no error of the server
+    await service.over;
+    expect(service.told).toEqual([]);
+  });
+
+  test("a wait that the signal called off is no error", async () => {
+    const service = new Service(async (conn, signal) => {
+      await conn.sendAll("hello");
+      if (String(await conn.recv(1)) === "s") await sleep(60_000, undefined, { signal });
+      await conn.recv(100, { signal });
+    });
+    const clients = [await service.connect(), await service.connect()];
+    for (const conn of clients) await conn.recvExactly(5);
+    await clients[0]!.sendAll("s");
+    await clients[1]!.sendAll("r");
+    await Bun.sleep(20);
+    service.stop();
+    for (const conn of clients) expect(await recvAll(conn)).toHaveLength(0);
+    for (const conn of clients) conn.close();
+    await service.over;
+    expect(service.told).toEqual([]);
+  });
+
+  test("that has come already: nobody is served; and nothing listens to it afterwards", async () => {
+    const stop = new AbortController();
+    const served = serve(listen({ port: 0 }), echo, {
+      ...{ maxConnections: 1, idleTimeout: 0, signal: stop.signal },
+    });
+    stop.abort();
+    await served;
+    expect(getEventListeners(stop.signal, "abort")).toHaveLength(0);
+    const server = listen({ port: 0 });
+    await serve(server, echo, { maxConnections: 1, idleTimeout: 0, signal: stop.signal });
+    await fails(connect(server.address), "ECONNREFUSED");
+  });
+});
+
+test("without a signal it is over after close(), and after its last handler", async () => {
+  using server = listen({ port: 0 });
+  let isOver = false;
+  const served = serve(server, echo, { maxConnections: 10, idleTimeout: 0 });
+  served.then(() => (isOver = true));
+  using conn = await connect(server.address);
+  await greet(conn);
+  server.close();
+  await greet(conn, "goes on"); // it is not told, and has all the time it wants
+  expect(isOver).toBe(false);
+  conn.close();
+  await served;
+});
+
+describe("limits", () => {
+  test("connections over the maximum are reset, and that is told once, until one is accepted", async () => {
+    await using service = new Service(echo, { maxConnections: 2 });
+    const over = async () => {
+      using conn = await service.connect();
+      await fails(recvAll(conn), "ECONNRESET");
+    };
+    const warning = "2 connections are open: more are refused until one ends";
+    using stays = await greet(await service.connect());
+    const goes = await greet(await service.connect());
+    for (let i = 0; i < 3; i++) await over();
+    expect(service.told).toEqual([warning]);
+    goes.close();
+    const served = async () => greet(await service.connect()).catch(() => null);
+    let another = await served();
+    while (another === null) another = await served();
+    for (let i = 0; i < 3; i++) await over();
+    expect(service.told).toEqual([warning, warning]); // one for each time that it was full
+    another.close();
+    await greet(stays);
+  });
+
+  test("idle is when no byte moves either way: neither a slow sender nor one who listens is", async () => {
+    await using service = new Service(
+      async (conn) => {
+        const [order] = await conn.recv(1);
+        if (order === 0x64)
+          for (let i = 0; i < 10; i++) await conn.sendAll("x").then(() => Bun.sleep(100));
+        else for await (const _ of conn);
+        await conn.sendAll("done");
+      },
+      { idleTimeout: 0.4 },
+    );
+    using download = await service.connect();
+    await download.sendAll("d");
+    using upload = await service.connect();
+    const uploading = (async () => {
+      await upload.sendAll("u");
+      for (let i = 0; i < 10; i++) await upload.sendAll("x").then(() => Bun.sleep(100));
+      upload.shutdown("write");
+    })();
+    using silent = await service.connect();
+    const end = await silent.recv(1).catch((error) => error);
+    expect(end.length === 0 || end.code === "ECONNRESET").toBe(true);
+    expect(service.told).toHaveLength(1);
+    expect((service.told[0] as { code: string }).code).toBe("ETIMEDOUT");
+    expect(String(await recvAll(download))).toBe("xxxxxxxxxxdone");
+    await uploading;
+    expect(String(await recvAll(upload))).toBe("done");
+    expect(service.told).toHaveLength(1);
+  });
+
+  test("idle with a send under way: the part that went does not end like the whole", async () => {
+    await using service = new Service((conn) => conn.sendAll(Buffer.alloc(64 << 20)), {
+      idleTimeout: 0.2,
+    });
+    using conn = await service.connect();
+    await conn.waitReadable();
+    while (service.told.length === 0) await Bun.sleep(10);
+    await fails(recvAll(conn), "ECONNRESET");
+  });
+
+  testPython("as many connections as there are descriptors for, at two for each", async () => {
+    const lib = JSON.stringify(new URL("../lib", import.meta.url).pathname);
+    const code = `
+      const { serve } = await import(${lib} + "/serve.ts");
+      const { listen, connect } = await import(${lib} + "/socket.ts");
+      const back = listen({ port: 0 }), server = listen({ port: 0 });
+      console.log(server.address.port);
+      serve(back, async (conn) => { for await (const chunk of conn) await conn.sendAll(chunk); },
+        { maxConnections: 1000, idleTimeout: 0, descriptors: 1 });
+      await serve(server, async (conn) => {
+        using there = await connect(back.address);
+        for await (const chunk of conn) { await there.sendAll(chunk); await conn.sendAll(await there.recv(100)); }
+      }, { maxConnections: 1000, idleTimeout: 0, descriptors: 3 });`;
+    // In the test one process is both ends: three descriptors for each connection.
+    const bash = `ulimit -n 160; exec '${process.execPath}' -e '${code}'`;
+    await using proxy = new Process(["bash", "-c", bash]);
+    await using crowd = python(
+      `
+crowd = [connect(sys.argv[1]) for _ in range(200)]
+def served(c):
+    try: c.settimeout(10); c.sendall(b"x"); return c.recv(1) == b"x"
+    except ConnectionError: return False
+print("served", sum(map(served, crowd)))`,
+      await proxy.port(),
+    );
+    const [, served] = await crowd.until(/served (\d+)\n/);
+    expect(Number(served)).toBeGreaterThan(30);
+    expect(Number(served)).toBeLessThanOrEqual(42); // (160 - 32) / 3
+    expect(proxy.stderr).toMatch(/^42 connections are open: more are refused until one ends\n/);
+  });
+});
+
+describe.each([
+  ["echo-threaded-server", []],
+  ["echo-threaded-server", ["--relay"]],
+  ["reply-threaded-server", []],
+  ["message-server", ["--framing", "delimited"]],
+  ["select-server", []],
+])("SIGTERM to %s %p", (name, args) => {
+  testPython("100 of 100 clients see an end and no reset, whatever they are doing", async () => {
+    await using server = script(name, ["--port", "0", ...args]);
+    // A third of them is idle, a third sends and receives all the time, a third only sends.
+    await using clients = python(
+      `
+import resource
+ends = []
+def talk(i):
+    c = connect(sys.argv[1]); c.sendall(b"hello\\n"); c.recv(100)
+    ready.release()
+    try:
+        sender = threading.Thread(target=send, args=(c, i)); sender.start()
+        while c.recv(65536): pass
+        ends.append("EOF")
+    except OSError as e: ends.append(repr(e))
+    closing.add(c); sender.join(); c.close()
+closing = set()
+def send(c, i):
+    try:
+        while i % 3 and c not in closing: c.sendall(b"message\\n"); time.sleep(0.001)
+    except OSError as e: ends.append("send " + repr(e))
+ready = threading.Semaphore(0)
+threads = [threading.Thread(target=talk, args=(i,)) for i in range(100)]
+for t in threads: t.start()
+for t in threads: ready.acquire()
+print("ready", flush=True)
+for t in threads: t.join()
+print("ends", sorted(ends).count("EOF"), set(ends))`,
+      await server.port(),
+    );
+    await clients.until(/ready/);
+    server.kill("SIGTERM");
+    await clients.until(/ends .*\n/);
+    expect(clients.stdout).toEndWith("ends 100 {'EOF'}\n");
+    expect(await server.exit()).toBe(0);
+    expect(server.stderr).toBe("");
+  });
+});
