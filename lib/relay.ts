@@ -98,9 +98,7 @@ const [LOCAL, PROXY, TCP4, TCP6] = [0x20, 0x21, 0x11, 0x21];
  */
 export function encodeProxyHeader(header: ProxyHeader, version: 1 | 2 = 2): Buffer {
   const { source, destination, tlvs = [] } = header;
-  const ends = [source, destination].filter(
-    (end) => end !== null && isNumeric(end.host),
-  ) as Address[];
+  const ends = [source, destination].filter((end) => end && isNumeric(end.host)) as Address[];
   if (ends.length < 2) {
     if (version === 1) return Buffer.from("PROXY UNKNOWN\r\n");
     return Buffer.from([...SIGNATURE, source === null ? LOCAL : PROXY, 0, 0, 0]);

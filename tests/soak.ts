@@ -39,6 +39,13 @@ let seed = 1;
 const random = (max: number) => Math.floor(Math.random() * max);
 const data = (max: number) => () => pattern(1 + random(max), seed++);
 
+// The proxy needs a server behind it.
+await using echo = new Process([process.execPath, "run", "scripts/echo-threaded-server.ts"], {
+  HOST: "127.0.0.1",
+  PORT: "0",
+});
+const behind = `127.0.0.1:${await echo.port()}`;
+
 const visits: Record<string, Visit> = {
   "echo-server --forever": exchange(() => Buffer.from("one message")),
   "echo-loop-server --forever": exchange(() => Buffer.from("text ".repeat(random(2000)))),
@@ -77,6 +84,18 @@ const visits: Record<string, Visit> = {
     if (!Buffer.from(reply ?? "").equals(message)) throw new Error("a message that differs");
     await socket.close();
     return [message.length, message.length];
+  },
+  [`proxy --to ${behind}`]: exchange(data(300_000)),
+  "chat-server": async (conn) => {
+    const name = `guest${seed++}`;
+    const said = `${name}\n안녕하세요\n/who\n/quit\n`;
+    await conn.sendAll(said);
+    const text = String(await recvAll(conn));
+    const who = text.match(/^\* here: (.*)$/m)?.[1] ?? "";
+    if (!text.includes(`\nWelcome, ${name}\n`) || !who.split(", ").includes(name)) {
+      throw new Error(`not in the room: ${JSON.stringify(text.slice(0, 200))}`);
+    }
+    return [Buffer.byteLength(said), Buffer.byteLength(text)];
   },
 };
 
