@@ -11,6 +11,7 @@ import { isAbort, SocketError } from "./errors.ts";
 import type { ClientTls, ServerTls } from "./socket.ts";
 import type { TraceMode } from "./trace.ts";
 
+export { describe } from "./cli/describe.ts";
 export { clientFlags, serverFlags, tlsClientFlags, tlsFlags } from "./cli/flags.ts";
 export { print, peerText, write } from "./cli/output.ts";
 

@@ -85,7 +85,7 @@ describe("the tables of scripts", () => {
   });
 
   const pairs = new Map(table.map((row) => [`${row[1]} | ${row[2]}`, row]));
-  test.each([...pairs])("%s", async (_, [, first, second]) => {
+  test.each([...pairs])("%s", async (_, [, first, second, seen]) => {
     const [server] = codes(first!);
     const [client] = codes(second!);
     await using one = shell(`exec ${server}`);
@@ -95,7 +95,10 @@ describe("the tables of scripts", () => {
     }
     if (client === undefined) return expect(await one.exit()).toBe(0);
     await one.until(/^listening on .*\n/m);
-    await using two = shell(`exec ${client}`);
+    await using between = client.includes("proxy") ? shell(`exec ${client}`) : null;
+    await between?.until(/^listening on .*\n/m);
+    const [last] = between === null ? [client] : codes(seen!);
+    await using two = shell(`exec ${last}`);
     two.type("hello\n");
     if (client.includes("client")) two.type("\n");
     if (client.includes("netcat")) {

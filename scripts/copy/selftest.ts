@@ -25,12 +25,13 @@ function flagsOf(script: string): string {
 
 /** The text of NAME.test.ts. */
 export function testOf(name: string, script: string): string {
-  const [first = "", second = ""] = [...headerOf(script).matchAll(/terminal \d: +(.*)/g)].map(
-    ([, line]) => /scripts\/([\w-]+\.ts)/.exec(line!)?.[1],
-  );
+  const [first = "", second = "", third = ""] = [
+    ...headerOf(script).matchAll(/terminal \d: +(.*)/g),
+  ].map(([, line]) => /scripts\/([\w-]+\.ts)/.exec(line!)?.[1]);
   const isServer = /(server|receiver|station)\.ts$/.test(first);
   if (isServer && /(client|sender|bench|netcat)\.ts$/.test(second))
     return serverAndClient(first, second);
+  if (second === "proxy.ts") return serverAndClient(first, third, second);
   return isServer && name === basename(first, ".ts") ? onlyServer(first) : alone(`${name}.ts`);
 }
 
@@ -68,14 +69,18 @@ function listening(output: ReadableStream<Uint8Array>): Promise<string> {
 }
 `;
 
-function serverAndClient(server: string, client: string): string {
-  return `// Starts ${server}, talks to it with ${client}, and stops it.
+// Of a script that stands between the two, too.
+function serverAndClient(server: string, client: string, between?: string): string {
+  const through = between === undefined ? "" : ` through ${between}`;
+  const behind = `"--to", \`127.0.0.1:\${await listening(server.stdout)}\``;
+  const start = between && `await using between = run("${between}", ...ANY, ${behind});\n    `;
+  return `// Starts ${server}, talks to it with ${client}${through}, and stops it.
 
 ${HEAD}${LISTENING}
-test("${server} serves ${client}", async () => {
+test("${server} serves ${client}${through}", async () => {
   const server = run("${server}", ...ANY);
   try {
-    const port = await listening(server.stdout);
+    ${start ?? ""}const port = await listening(${between ? "between" : "server"}.stdout);
     const client = run("${client}", "--host", "127.0.0.1", "--port", port${flagsOf(client)});
     client.stdin.write("hello\\n\\n");
     await client.stdin.end();

@@ -1,0 +1,130 @@
+// Many chat servers as one room: what is said at one of them goes to the others through Redis.
+//
+// Redis may be away, or hang, at any time; then each server goes on alone. A client that connects again
+// by itself does not subscribe again by itself. So none does: a link that is lost is given up as a whole,
+// and the next one is new.
+
+import { RedisClient } from "bun";
+
+const CHANNEL = "chat";
+/** How often it is looked whether Redis is there, and how long it may take for an answer. */
+const BEAT_MS = 1_000;
+const PATIENCE_MS = 2_000;
+/** How long a name stays taken after its server has died. */
+const NAME_MS = 10_000;
+
+const NEVER_AGAIN = { autoReconnect: false, enableOfflineQueue: false };
+const keyOf = (name: string) => `chat:name:${name}`;
+
+/** The people of the other servers. Wherever Redis is away, it is as if there were none. */
+export class Others implements Disposable {
+  readonly #me = crypto.randomUUID();
+  readonly #names = new Set<string>();
+  /** Who speaks to Redis, and what resolves when that is over. Null while Redis is away. */
+  #link: { redis: RedisClient; lost: Promise<void> } | null = null;
+  #end: () => void = () => {};
+  #isOver = false;
+  readonly #tried = Promise.withResolvers<void>();
+  /** Resolves when Redis has been found, or not found, for the first time. */
+  readonly ready = this.#tried.promise;
+
+  /** Throws for a URL that is none. `hear` is given what is said elsewhere, `tell` what becomes of Redis. */
+  constructor(
+    readonly url: string,
+    readonly hear: (line: string) => void,
+    readonly tell: (what: string) => void,
+  ) {
+    this.#client().close();
+    this.#keepLink();
+  }
+
+  /** Says a line to the others; resolves when Redis has it. */
+  async say(line: string): Promise<void> {
+    await this.#ask((redis) => redis.publish(CHANNEL, JSON.stringify([this.#me, line])));
+  }
+
+  /** Takes a name, unless somebody has it. */
+  async claim(name: string): Promise<boolean> {
+    const taken = ["SET", [keyOf(name), this.#me, "NX", "PX", `${NAME_MS}`]] as const;
+    const isFree = (await this.#ask((redis) => redis.send(taken[0], [...taken[1]]))) !== null;
+    if (isFree) this.#names.add(name);
+    return isFree;
+  }
+
+  /** Lets go of a name. */
+  async release(name: string): Promise<void> {
+    this.#names.delete(name);
+    await this.#ask((redis) => redis.del(keyOf(name)));
+  }
+
+  /** All names, of our own people too. */
+  async names(): Promise<string[]> {
+    const keys = (await this.#ask((redis) => redis.keys(keyOf("*")))) ?? [];
+    return keys.map((key) => key.slice(keyOf("").length));
+  }
+
+  [Symbol.dispose](): void {
+    this.#isOver = true;
+    this.#end();
+  }
+
+  // Undefined when Redis is away, or goes away before it has answered.
+  async #ask<T>(command: (redis: RedisClient) => Promise<T>): Promise<T | undefined> {
+    if (this.#link === null) return undefined;
+    const { redis, lost } = this.#link;
+    return Promise.race([command(redis), lost.then(() => undefined)]).catch(() => undefined);
+  }
+
+  async #keepLink(): Promise<void> {
+    for (let told = false; !this.#isOver; await sleep(BEAT_MS)) {
+      const [redis, hearing] = [this.#client(), this.#client()];
+      const { promise: lost, resolve } = Promise.withResolvers<void>();
+      this.#end = redis.onclose = hearing.onclose = () => resolve();
+      try {
+        await soon(Promise.all([redis.connect(), hearing.connect()]));
+        await soon(hearing.subscribe(CHANNEL, (message) => this.#heard(message)));
+        await this.#keepNames(redis);
+        this.#link = { redis, lost };
+        this.#tried.resolve();
+        if (told) this.tell("Redis is back: the servers are one room again");
+        told = false;
+        const beat = () => Promise.race([lost.then(() => false), sleep(BEAT_MS).then(() => true)]);
+        while (await beat()) await this.#keepNames(redis);
+      } catch {
+        // Said below.
+      }
+      resolve();
+      this.#tried.resolve();
+      this.#link = null;
+      redis.close();
+      hearing.close();
+      if (!told && !this.#isOver)
+        this.tell("Redis is away: each server is a room of its own until it is back");
+      told = true;
+    }
+  }
+
+  async #keepNames(redis: RedisClient): Promise<void> {
+    const keep = (name: string) => redis.send("SET", [keyOf(name), this.#me, "PX", `${NAME_MS}`]);
+    await soon(Promise.all([redis.ping(), ...[...this.#names].map(keep)]));
+  }
+
+  #heard(message: string): void {
+    const [from, line] = JSON.parse(message) as [string, string];
+    if (from !== this.#me) this.hear(line);
+  }
+
+  #client(): RedisClient {
+    return new RedisClient(this.url, { ...NEVER_AGAIN, connectionTimeout: PATIENCE_MS });
+  }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref());
+}
+
+/** Rejects when it takes too long. */
+function soon<T>(answer: Promise<T>): Promise<T> {
+  const late = sleep(PATIENCE_MS).then(() => Promise.reject(new Error("no answer")));
+  return Promise.race([answer, late]);
+}

@@ -1,0 +1,457 @@
+// chat-server: what people may send each other, people who are in the way, and several servers as one room.
+
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { connect, type Socket } from "../lib/socket.ts";
+import {
+  failure,
+  freePort,
+  PATIENCE_MS,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+  testWith,
+  turn,
+} from "./helpers.ts";
+
+setDefaultTimeout(3 * PATIENCE_MS);
+
+const chat = (...args: string[]) => script("chat-server", ["--port", "0", ...args]);
+
+/** Somebody at a keyboard: sees lines. */
+class Person implements Disposable {
+  seen = "";
+  readonly #decoder = new TextDecoder();
+
+  constructor(readonly conn: Socket) {}
+
+  static async at(port: number, name?: string): Promise<Person> {
+    const person = new Person(await connect({ port }));
+    await person.sees("What is your name?");
+    if (name === undefined) return person;
+    await person.says(name);
+    await person.sees(`Welcome, ${name}`);
+    return person;
+  }
+
+  says(line: string): Promise<void> {
+    return this.conn.sendAll(`${line}\n`);
+  }
+
+  /** Waits for this line, which has to be the next one. */
+  async sees(...lines: string[]): Promise<void> {
+    for (const line of lines) expect(await this.next()).toBe(line);
+  }
+
+  /** The next line; null at the end. */
+  async next(): Promise<string | null> {
+    for (;;) {
+      const end = this.seen.indexOf("\n");
+      if (end >= 0) {
+        const line = this.seen.slice(0, end);
+        this.seen = this.seen.slice(end + 1);
+        return line;
+      }
+      const chunk = await this.conn.recv(65_536);
+      if (chunk.length === 0) return null;
+      this.seen += this.#decoder.decode(chunk, { stream: true });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.conn.close();
+  }
+}
+
+describe("chat-server", () => {
+  test("asks for a name, tells who comes and goes, and passes lines on to all others", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    using bob = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    await ann.says("hello");
+    await bob.sees("ann: hello");
+    await bob.says("/who");
+    await bob.sees("* here: ann, bob");
+    await bob.says("/quit");
+    expect(await bob.next()).toBeNull();
+    await ann.sees("* bob left"); // and none of her own lines
+    using again = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    again.conn.shutdown("write");
+    await ann.sees("* bob left");
+    expect(await again.next()).toBeNull();
+    expect(server.stderr).toBe("");
+  });
+
+  test("Korean cut anywhere, CRLF, an empty line, a last line without its end", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "앤");
+    using bob = await Person.at(port);
+    for (const byte of Buffer.from("밥\r\n안녕하세요 🙂\r\n\nbye")) {
+      await bob.conn.sendAll(Uint8Array.of(byte));
+      await turn();
+    }
+    bob.conn.shutdown("write");
+    await ann.sees("* 밥 joined", "밥: 안녕하세요 🙂", "밥: ", "밥: bye", "* 밥 left");
+  });
+
+  test("what would command a terminal does not get through", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    using bob = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    const every = Array.from({ length: 32 }, (_, code) => String.fromCodePoint(code)).join("");
+    await bob.says(`a${every.replace("\n", "")}b\x7f\x9b\x85c\u202ed\u2066e\u2028f`);
+    await ann.sees("bob: abcdef");
+    await bob.says("\x1b[2J\x1b]0;title\x07 hi");
+    await ann.sees("bob: [2J]0;title hi");
+    await bob.conn.sendAll(Buffer.from([0xff, 0xc0, 0x80, 0x0a])); // no UTF-8
+    expect(await ann.next()).toMatch(/^bob: \ufffd+$/);
+  });
+
+  test("a name is 1 to 32 printable characters, no blanks, and nobody else's", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    using bob = await Person.at(port);
+    const wrong = [
+      "",
+      " ",
+      "two words",
+      " bob",
+      "bob ",
+      "x".repeat(33),
+      "a\x1bb",
+      "a\u200bb",
+      "a\u202eb",
+    ];
+    for (const name of [...wrong, "ann"]) {
+      await bob.says(name);
+      await bob.sees("What is your name?");
+    }
+    const longest = "🙂".repeat(32);
+    await bob.says(longest);
+    await bob.sees(`Welcome, ${longest}`);
+    await ann.sees(`* ${longest} joined`);
+    // The same letters, as another keyboard has them.
+    using gan = await Person.at(port, "가나");
+    using gan2 = await Person.at(port);
+    await gan2.says("가나".normalize("NFD"));
+    await gan2.sees("What is your name?");
+    // Two at once: one has it.
+    using one = await Person.at(port);
+    using two = await Person.at(port);
+    await Promise.all([one.says("both"), two.says("both")]);
+    const answers = await Promise.all([one.next(), two.next()]);
+    expect(answers.sort()).toEqual(["Welcome, both", "What is your name?"]);
+  });
+
+  test("a name or a line without end ends its own connection", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    using endless = await Person.at(port);
+    const sending = endless.conn.sendAll(Buffer.alloc(1 << 20, "x")).catch(() => {});
+    await failure(async () => {
+      while ((await endless.next()) !== null);
+      throw new Error("an end");
+    });
+    await sending;
+    using bob = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    await bob.says("x".repeat(1024));
+    await ann.sees(`bob: ${"x".repeat(1024)}`);
+    await bob.says("x".repeat(1025));
+    await ann.sees("* bob left (line too long)");
+    expect(await bob.next().catch(() => null)).not.toStartWith("What");
+  });
+
+  test("resets: who left is told, and others go on", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    using unnamed = await Person.at(port);
+    unnamed.conn.reset();
+    for (let i = 0; i < 5; i++) {
+      using bob = await Person.at(port, "bob");
+      await ann.sees("* bob joined");
+      bob.conn.reset();
+      await ann.sees("* bob left");
+    }
+    expect(server.stderr).toMatch(/^(warning: connection with .*: connection reset by peer.*\n)+$/);
+  });
+
+  test("500 people: each line reaches all others once, in the order of its speaker", async () => {
+    await using server = chat();
+    const port = await server.port();
+    const people = await Promise.all(
+      Array.from({ length: 500 }, (_, i) => Person.at(port, `p${i}`)),
+    );
+    const talks = async (person: Person, i: number) => {
+      if (i >= 10) return;
+      for (let n = 0; n < 5; n++) await person.says(`${n}`);
+    };
+    await Promise.all(people.map(talks));
+    const hears = async (person: Person, i: number) => {
+      const next = new Map<string, number>();
+      for (let heard = 0; heard < (i < 10 ? 45 : 50);) {
+        const line = (await person.next())!;
+        const [, who, n] = line.match(/^(p\d+): (\d)$/) ?? [];
+        if (who === undefined) continue; // somebody has joined
+        expect(who).not.toBe(`p${i}`);
+        expect(Number(n)).toBe(next.get(who) ?? 0);
+        next.set(who, Number(n) + 1);
+        heard++;
+      }
+    };
+    await Promise.all(people.map(hears));
+    for (const person of people) person[Symbol.dispose]();
+  });
+});
+
+const LINES = 200_000;
+const line = (i: number) => `${i} ${"x".repeat(30)}`; // all of them are more than the kernel takes
+
+/** Says so many numbered lines as fast as they are taken. */
+async function flood(person: Person): Promise<void> {
+  for (let i = 0; i < LINES; i += 1000) {
+    await person.conn.sendAll(Array.from({ length: 1000 }, (_, n) => `${line(i + n)}\n`).join(""));
+  }
+}
+
+function peakMemory(pid: number): number {
+  const { stdout } = Bun.spawnSync(["cat", `/proc/${pid}/status`]);
+  return Number(String(stdout).match(/^VmHWM:\s+(\d+) kB/m)![1]) * 1024;
+}
+
+describe("chat-server, when somebody is slow:", () => {
+  testPython("200,000 short lines to one who reads slowly but honestly: he gets all", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    // 320 KB a second, which is slower than the kernel's notice of room for more; after 3 s in haste.
+    await using slow = python(
+      `
+c = connect(sys.argv[1]); c.sendall(b"slow\\n"); began = time.time(); got = b""
+while got.count(b"\\n") < 2: got += c.recv(100)
+print("joined"); got = b""
+while not b"ann: 199999 " in got[-1000:]:
+    chunk = c.recv(16384); got += chunk
+    if not chunk: break
+    if time.time() - began < 3: time.sleep(0.05)
+lines = got.decode().split("\\n")[:-1]
+print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{len(lines)} lines")`,
+      port,
+    );
+    await slow.until(/joined\n/);
+    await ann.sees("* slow joined");
+    await flood(ann);
+    await slow.until(/all\n/);
+    expect(server.stderr).toBe("");
+    expect(peakMemory(server.pid)).toBeLessThan(128 << 20);
+  });
+
+  test("who does not read is let go after a second, with his reason; nobody waits longer", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    const before = peakMemory(server.pid);
+    using deaf = await Person.at(port, "deaf");
+    await ann.sees("* deaf joined");
+    using bob = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    const flooding = flood(ann);
+    // What bob hears, and the longest time that he hears nothing.
+    let [i, longest, last, told] = [0, 0, performance.now(), 0];
+    while (i < LINES || told === 0) {
+      const heard = await bob.next();
+      const now = performance.now();
+      longest = Math.max(longest, now - last);
+      last = now;
+      if (heard === "* deaf left (too slow)") told++;
+      else if (heard !== `ann: ${line(i++)}`) throw new Error(`${heard} at ${i - 1}`);
+    }
+    await flooding;
+    await ann.sees("* deaf left (too slow)");
+    expect(told).toBe(1);
+    expect(longest).toBeGreaterThan(900);
+    expect(longest).toBeLessThan(2_500);
+    expect((await failure(recvAll(deaf.conn))).code).toBe("ECONNRESET");
+    expect(peakMemory(server.pid) - before).toBeLessThan(64 << 20);
+    expect(server.stderr).toBe("");
+  });
+});
+
+// ---- with Redis
+
+const testRedis = (name: string, body: () => Promise<void>) => testWith("redis-server", name, body);
+
+async function redis(port: number): Promise<Process> {
+  const server = new Process([
+    "redis-server",
+    "--port",
+    `${port}`,
+    "--save",
+    "",
+    "--appendonly",
+    "no",
+  ]);
+  await server.until(/Ready to accept connections/);
+  return server;
+}
+
+/** Waits until `name` is somebody of another server to this person. */
+async function together(person: Person, name: string): Promise<void> {
+  for (;;) {
+    await person.says("/who");
+    const line = (await person.next())!;
+    expect(line).toStartWith("* here: "); // nothing is said meanwhile
+    if (line.slice(8).split(", ").includes(name)) return;
+    await turn();
+  }
+}
+
+const AWAY = /^warning: Redis is away/gm;
+const BACK = /^warning: Redis is back/gm;
+
+/** Ann at one server, Bob at the other, in one room. */
+async function twoServers(port: number) {
+  const servers = [
+    chat("--redis", `redis://127.0.0.1:${port}`),
+    chat("--redis", `redis://127.0.0.1:${port}`),
+  ];
+  const [one, two] = servers as [Process, Process];
+  const ann = await Person.at(await one.port(), "ann");
+  const bob = await Person.at(await two.port(), "bob");
+  const [first = ""] = [await ann.next()];
+  expect(first).toBe("* bob joined");
+  const close = async () => {
+    for (const person of [ann, bob]) person[Symbol.dispose]();
+    for (const server of servers) await server[Symbol.asyncDispose]();
+  };
+  return { one, two, ann, bob, [Symbol.asyncDispose]: close };
+}
+
+/** Each says some lines at the same time; each sees those of the other, in order, once. */
+async function talk(ann: Person, bob: Person): Promise<void> {
+  const numbers = Array.from({ length: 100 }, (_, i) => i);
+  for (const i of numbers) await Promise.all([ann.says(`a${i}`), bob.says(`b${i}`)]);
+  await Promise.all([
+    ann.sees(...numbers.map((i) => `bob: b${i}`)),
+    bob.sees(...numbers.map((i) => `ann: a${i}`)),
+  ]);
+}
+
+describe("chat-server --redis", () => {
+  testRedis("two servers are one room, in the order of each speaker, names and all", async () => {
+    const port = freePort();
+    await using _redis = await redis(port);
+    await using both = await twoServers(port);
+    const { one, two, ann, bob } = both;
+    await talk(ann, bob);
+    await together(ann, "bob");
+    await together(bob, "ann");
+    using carol = await Person.at(await two.port());
+    await carol.says("ann"); // is at the other server
+    await carol.sees("What is your name?");
+    await carol.says("carol");
+    await carol.sees("Welcome, carol");
+    await Promise.all([ann.sees("* carol joined"), bob.sees("* carol joined")]);
+    await carol.says("/quit");
+    await Promise.all([ann.sees("* carol left"), bob.sees("* carol left")]);
+    using again = await Person.at(await one.port(), "carol"); // the name is free at once
+    await Promise.all([ann.sees("* carol joined"), bob.sees("* carol joined")]);
+    expect(one.stderr + two.stderr).toBe("");
+  });
+
+  testRedis("Redis stopped: each alone, said once; back: one room, nothing twice", async () => {
+    const port = freePort();
+    await using running = new AsyncDisposableStack();
+    let server = running.use(await redis(port));
+    await using both = await twoServers(port);
+    const { one, two, ann, bob } = both;
+    const said = async (what: RegExp, times: number) => {
+      for (const each of [one, two]) {
+        while (each.stderr.match(what)?.length !== times) await Bun.sleep(10);
+      }
+    };
+    for (const [times, end] of [
+      [1, "SIGKILL"],
+      [2, "SIGTERM"],
+    ] as const) {
+      server.kill(end);
+      await server.exit();
+      await said(AWAY, times);
+      await ann.says("alone");
+      await ann.says("/who");
+      await ann.sees("* here: ann"); // so the line before has gone to everybody that there is
+      using carol = await Person.at(await one.port(), "carol");
+      await ann.sees("* carol joined");
+      await ann.says("with carol");
+      await carol.sees("ann: with carol");
+      await carol.says("/quit");
+      await ann.sees("* carol left");
+      expect(await carol.next()).toBeNull();
+      server = running.use(await redis(port));
+      await said(BACK, times);
+      await together(ann, "bob"); // the names are known again, and nothing of what was said alone comes
+      await together(bob, "ann");
+      await talk(ann, bob);
+    }
+    for (const { stderr } of [one, two]) expect(stderr.split("\n")).toHaveLength(5);
+  });
+
+  testRedis("Redis hangs: nobody waits for it long", async () => {
+    const port = freePort();
+    await using running = await redis(port);
+    await using both = await twoServers(port);
+    const { one, two, ann, bob } = both;
+    running.kill("SIGSTOP");
+    await ann.says("who hears me?");
+    await one.until(AWAY, "stderr");
+    await two.until(AWAY, "stderr");
+    await ann.says("/who");
+    await ann.sees("* here: ann");
+    running.kill("SIGCONT");
+    await one.until(BACK, "stderr");
+    await two.until(BACK, "stderr");
+    await ann.says("and now?");
+    const heard = [await bob.next()];
+    if (heard[0] === "ann: who hears me?") heard.push(await bob.next()); // Redis had it
+    expect(heard.at(-1)).toBe("ann: and now?");
+    await talk(ann, bob);
+  });
+
+  testRedis("without Redis at the start: alone, then in one room", async () => {
+    const port = freePort();
+    const url = `redis://127.0.0.1:${port}`;
+    await using one = chat("--redis", url);
+    await using two = chat("--redis", url);
+    using ann = await Person.at(await one.port(), "ann");
+    using bob = await Person.at(await two.port(), "bob");
+    await one.until(AWAY, "stderr");
+    await two.until(AWAY, "stderr");
+    await using _running = await redis(port);
+    await one.until(BACK, "stderr");
+    await two.until(BACK, "stderr");
+    await together(ann, "bob");
+    await together(bob, "ann");
+    await talk(ann, bob);
+    for (const server of [one, two]) {
+      server.kill("SIGTERM");
+      expect(await server.exit()).toBe(0);
+    }
+  });
+
+  test("a URL that is none: one line, exit 2", async () => {
+    await using server = chat("--redis", "http://127.0.0.1");
+    expect(await server.exit()).toBe(2);
+    expect(server.stderr).toMatch(/^error: --redis: [^\n]*\n$/);
+  });
+});

@@ -1,0 +1,345 @@
+// proxy: what goes through, what ends how, what it costs; and the PROXY protocol with CPython and HAProxy.
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+
+import { decodeProxyHeader, encodeProxyHeader } from "../lib/relay.ts";
+import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import {
+  echoes,
+  failure,
+  fails,
+  fill,
+  freePort,
+  PATIENCE_MS,
+  pattern,
+  Process,
+  python,
+  recvAll,
+  script,
+  testPython,
+  testWith,
+  turn,
+} from "./helpers.ts";
+
+setDefaultTimeout(2 * PATIENCE_MS);
+
+const MIB = 1 << 20;
+
+function proxy(backend: number | string, ...args: string[]): Process {
+  const to = typeof backend === "number" ? `127.0.0.1:${backend}` : backend;
+  return script("proxy", ["--port", "0", "--to", to, ...args]);
+}
+
+/** Both ends of one connection through the proxy. */
+async function through(port: number, backends: ServerSocket) {
+  const client = await connect({ port });
+  const backend = await backends.accept();
+  const close = () => [client, backend].forEach((end) => end.close());
+  return { client, backend, [Symbol.dispose]: close };
+}
+
+/** Resident memory of a process, in bytes: proc_pid_status(5). */
+function memory(pid: number): number {
+  const [, kib] = readFileSync(`/proc/${pid}/status`, "utf8").match(/^VmRSS:\s+(\d+) kB/m)!;
+  return Number(kib) * 1024;
+}
+
+const descriptors = (pid: number) => readdirSync(`/proc/${pid}/fd`).length;
+
+/** CPU time of a process, in ms: proc_pid_stat(5), in ticks of 10 ms. */
+function cpuTime(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
+describe("proxy", () => {
+  test("16 MiB both ways at once, unchanged; and one line about it", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port);
+    using ends = await through(await server.port(), backends);
+    const { client, backend } = ends;
+    const [up, down] = [pattern(16 * MIB, 1), pattern(16 * MIB, 2)];
+    const send = async (conn: Socket, bytes: Buffer) => {
+      await conn.sendAll(bytes);
+      conn.shutdown("write");
+    };
+    const sending = Promise.all([send(client, up), send(backend, down)]);
+    const [gotUp, gotDown] = await Promise.all([recvAll(backend), recvAll(client)]);
+    await sending;
+    expect(gotUp.equals(up) && gotDown.equals(down)).toBe(true);
+    const from = `127.0.0.1:${client.localAddress.port} to 127.0.0.1:${backends.address.port}`;
+    const bytes = `${16 * MIB} bytes there, ${16 * MIB} back`;
+    await server.until(new RegExp(`^${from}: ${bytes}, \\d+\\.\\d s, ended\\n`, "m"));
+    expect(server.stderr).toBe("");
+  });
+
+  test("half-close, each side first", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port);
+    const port = await server.port();
+    for (const first of ["client", "backend"] as const) {
+      using ends = await through(port, backends);
+      const [near, far] = [ends[first], ends[first === "client" ? "backend" : "client"]];
+      await near.sendAll("question");
+      near.shutdown("write");
+      expect(String(await recvAll(far))).toBe("question");
+      await far.sendAll("answer");
+      far.shutdown("write");
+      expect(String(await recvAll(near))).toBe("answer");
+    }
+  });
+
+  test("a reset is a reset on the other side, within a second, also when that reads nothing", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port);
+    const port = await server.port();
+    for (const first of ["client", "backend"] as const) {
+      for (const isStuck of [false, true]) {
+        using ends = await through(port, backends);
+        const [near, far] = [ends[first], ends[first === "client" ? "backend" : "client"]];
+        await near.sendAll("x");
+        await far.recvExactly(1);
+        // Until everything between the two is full.
+        for (let quiet = 0; isStuck && quiet < 50; await Bun.sleep(1)) {
+          quiet = fill(near) > 0 ? 0 : quiet + 1;
+        }
+        const lines = server.stdout.split("\n").length;
+        const began = performance.now();
+        near.reset();
+        while (server.stdout.split("\n").length === lines) await Bun.sleep(5);
+        expect(performance.now() - began).toBeLessThan(1_000);
+        await fails(recvAll(far), "ECONNRESET");
+        const broken = first === "client" ? near.localAddress.port : backends.address.port;
+        const how = `connection with 127.0.0.1:${broken}: connection reset by peer`;
+        expect(server.stdout.trimEnd().split("\n").at(-1)).toEndWith(how);
+      }
+    }
+    expect(server.stderr).toBe("");
+  });
+
+  test("a back-end that never reads, or floods a client that does not, costs less than 10 MiB", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port);
+    const port = await server.port();
+    // First some that are well-behaved: the program grows with the first of them in any case.
+    for (let i = 0; i < 20; i++) {
+      using warm = await through(port, backends);
+      await warm.client.sendAll("question");
+      await warm.backend.recvExactly(8);
+      await warm.backend.sendAll("answer");
+      await warm.client.recvExactly(6);
+    }
+    for (const sender of ["client", "backend"] as const) {
+      const before = memory(server.pid);
+      using ends = await through(port, backends);
+      let sent = 0;
+      (async () => {
+        for (; sent < 64; sent++) await ends[sender].sendAll(new Uint8Array(MIB));
+      })().catch(() => {});
+      for (let [last, same] = [-1, 0]; same < 100; last = sent) {
+        same = sent === last ? same + 1 : 0;
+        await Bun.sleep(2);
+      }
+      expect(sent).toBeLessThan(48);
+      // What has gone through is garbage by now, and the collector takes its time; what is held stays.
+      for (let i = 0; memory(server.pid) - before >= 10 * MIB && i < 200; i++) await Bun.sleep(50);
+      expect(memory(server.pid) - before).toBeLessThan(10 * MIB);
+    }
+  });
+
+  test("500 clients, each with its own echo, and back to the old number of descriptors", async () => {
+    await using echo = script("echo-threaded-server", ["--port", "0"]);
+    await using server = proxy(await echo.port());
+    const port = await server.port();
+    await echoes(port);
+    while (!server.stdout.includes(", ended\n")) await turn();
+    const before = descriptors(server.pid);
+    await Promise.all(Array.from({ length: 500 }, (_, i) => echoes(port, 10_000 + i)));
+    while (server.stdout.split(", ended\n").length < 502) await turn();
+    while (descriptors(server.pid) > before) await turn();
+    expect(server.stderr).toBe("");
+  });
+
+  testPython(
+    "ulimit -n 160 with 200 clients: those that fit are served, the others refused; nothing spins",
+    async () => {
+      await using echo = script("echo-threaded-server", ["--port", "0"]);
+      const args = `--port 0 --to 127.0.0.1:${await echo.port()}`;
+      const command = `ulimit -n 160; exec ${process.execPath} run scripts/proxy.ts ${args}`;
+      await using server = new Process(["bash", "-c", command]);
+      const port = await server.port();
+      await using crowd = python(
+        `
+def served(c):
+    try: c.settimeout(10); c.sendall(b"x"); return c.recv(1) == b"x"
+    except ConnectionError: return False
+crowd = [connect(sys.argv[1]) for _ in range(200)]
+lucky = [c for c in crowd if served(c)]
+print("served", len(lucky)); sys.stdin.readline()
+for c in crowd: c.close()
+while not served(connect(sys.argv[1])): pass
+print("again")`,
+        port,
+      );
+      const [, served] = await crowd.until(/served (\d+)\n/);
+      expect(Number(served)).toBeGreaterThanOrEqual(60);
+      expect(Number(served)).toBeLessThanOrEqual(64); // (160 - 32) / 2
+      expect(server.stderr).toMatch(
+        /^warning: 64 connections are open: more are refused [^\n]*\n$/,
+      );
+      const before = cpuTime(server.pid);
+      await Bun.sleep(500); // what is measured: the time it takes while nothing happens
+      expect(cpuTime(server.pid) - before).toBeLessThan(100);
+      crowd.type("\n");
+      await crowd.until(/again\n/);
+    },
+  );
+
+  test("a back-end that is down, then up, then gone", async () => {
+    const behind = freePort();
+    await using server = proxy(behind);
+    const port = await server.port();
+    const isReset = async () => {
+      using conn = await connect({ port });
+      await fails(conn.recv(1), "ECONNRESET");
+      const who = `127.0.0.1:${conn.localAddress.port} to 127.0.0.1:${behind}`;
+      const why = `cannot connect to 127.0.0.1:${behind}: connection refused (is the server running?)`;
+      await server.until(/refused .*\n$/);
+      expect(server.stdout).toContain(`${who}: 0 bytes there, 0 back, 0.0 s, ${why}\n`);
+    };
+    await isReset();
+    {
+      using backends = listen({ port: behind });
+      using ends = await through(port, backends);
+      await ends.client.sendAll("hello");
+      expect(String(await ends.backend.recv(100))).toBe("hello");
+    }
+    await isReset();
+    expect(server.stderr).toBe("");
+  });
+
+  test("--to is needed, and named when it is wrong", async () => {
+    for (const [args, told] of [
+      [[], /^error: --to is missing.*\n$/],
+      [["--to", "127.0.0.1"], /^error: --to must be HOST:PORT, not "127\.0\.0\.1"\n$/],
+      [["--to", "127.0.0.1:0"], /^error: --to .*\n$/],
+      [["--to", "127.0.0.1:65536"], /^error: --to .*\n$/],
+      [["--to", "::1:80"], /^error: --to .*\n$/],
+      [["--to", ":80"], /^error: --to .*\n$/],
+    ] as const) {
+      await using server = script("proxy", ["--port", "0", ...args]);
+      expect(await server.exit()).toBe(2);
+      expect(server.stderr).toMatch(told);
+    }
+    using backends = listen({ host: "::1", port: 0 });
+    for (const to of [`[::1]:${backends.address.port}`, `localhost:${backends.address.port}`]) {
+      await using server = proxy(to);
+      using ends = await through(await server.port(), backends);
+      await ends.client.sendAll("hello");
+      expect(String(await ends.backend.recv(100))).toBe("hello");
+    }
+  });
+});
+
+describe("proxy and the PROXY protocol", () => {
+  test.each(["v1", "v2"])(
+    "--send-proxy %s tells the back-end who the client is",
+    async (version) => {
+      using backends = listen({ port: 0 });
+      await using server = proxy(backends.address.port, "--send-proxy", version);
+      const port = await server.port();
+      using ends = await through(port, backends);
+      await ends.client.sendAll("hello");
+      ends.client.shutdown("write");
+      const got = await recvAll(ends.backend);
+      const { source, destination, length } = decodeProxyHeader(got)!;
+      expect(source).toEqual(ends.client.localAddress);
+      expect(destination).toEqual({ host: "127.0.0.1", port });
+      expect(String(got.subarray(length))).toBe("hello");
+      expect(String(got).startsWith("PROXY TCP4 127.0.0.1 127.0.0.1 ")).toBe(version === "v1");
+      ends.backend.close();
+      await server.until(/: 5 bytes there, 0 back, .* ended\n/); // the header is not the client's
+    },
+  );
+
+  test("--accept-proxy passes on what the proxy before it has told", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port, "--accept-proxy", "--send-proxy", "v2");
+    const port = await server.port();
+    const told = {
+      source: { host: "2001:db8::7", port: 56_324 },
+      destination: { host: "2001:db8::1", port: 443 },
+    };
+    for (const version of [1, 2] as const) {
+      using client = await connect({ port });
+      const header = encodeProxyHeader(told, version);
+      for (const byte of header) {
+        await client.sendAll(Uint8Array.of(byte)); // in pieces
+        await turn();
+      }
+      await client.sendAll("hello");
+      client.shutdown("write");
+      using backend = await backends.accept();
+      const got = await recvAll(backend);
+      expect(decodeProxyHeader(got)).toMatchObject(told);
+      backend.close();
+    }
+    const line = /^\[2001:db8::7\]:56324 to 127\.0\.0\.1:\d+: 5 bytes there, 0 back, .* ended$/gm;
+    while (server.stdout.match(line)?.length !== 2) await turn();
+    // No header, or a wrong one: refused in one line, and the back-end hears nothing.
+    for (const [wrong, why] of [
+      ["GET / HTTP/1.1\r\n\r\n", "no PROXY header came first"],
+      ["PROXY TCP4 1.2.3.4\r\n", "its PROXY line is none"],
+    ] as const) {
+      using client = await connect({ port });
+      await client.sendAll(wrong);
+      await fails(recvAll(client), "ECONNRESET");
+      const name = `127.0.0.1:${client.localAddress.port}`;
+      await server.until(new RegExp(`^${name} to .*, connection with ${name}: ${why}\\n`, "m"));
+    }
+    expect(backends.tryAccept()).toBeNull();
+    expect(server.stderr).toBe("");
+  });
+});
+
+// HAProxy as the reader: it answers over HTTP with what it has read.
+for (const version of ["v1", "v2"]) {
+  testWith("haproxy", `HAProxy reads what --send-proxy ${version} writes`, async () => {
+    const port = freePort();
+    const folder = mkdtempSync(join(tmpdir(), "haproxy-"));
+    afterAll(() => rmSync(folder, { recursive: true }));
+    const answer =
+      'status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port]"';
+    writeFileSync(
+      join(folder, "haproxy.cfg"),
+      `defaults
+  mode http
+  timeout connect 2s
+  timeout client 10s
+  timeout server 10s
+frontend f
+  bind :::${port} v4v6 accept-proxy
+  http-request return ${answer}
+`,
+    );
+    await using haproxy = new Process(["haproxy", "-db", "-f", join(folder, "haproxy.cfg")]);
+    const isUp = async () => {
+      using conn = await connect({ port }).catch(() => null);
+      return conn !== null;
+    };
+    while (!(await isUp())) await turn();
+    for (const host of ["127.0.0.1", "::1"]) {
+      await using server = proxy(port, "--host", host, "--send-proxy", version);
+      using conn = await connect({ host, port: await server.port() });
+      await conn.sendAll("GET / HTTP/1.0\r\n\r\n");
+      const { localAddress: us, remoteAddress: it } = conn;
+      expect(String(await recvAll(conn))).toEndWith(
+        `\r\n\r\n${us.host} ${us.port} ${it.host} ${it.port}`,
+      );
+    }
+    haproxy.kill("SIGKILL");
+  });
+}
