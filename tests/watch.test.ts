@@ -21,6 +21,7 @@ import {
   script,
   testBrowser,
   testNetwork,
+  untilRefused,
   untilTrue,
 } from "./helpers.ts";
 
@@ -406,7 +407,7 @@ test("in Korean", async () => {
   expect(svg).toContain("FIN: 더 보낼 데이터 없음");
 });
 
-test("threads, select, Unix sockets and their folds, a refused connect", async () => {
+test("threads, select, Unix sockets and their folds, datagrams, a refused connect", async () => {
   const threads = await watch("threads", [
     "echo-threaded-server --port 0 --threads 2",
     ECHO[1]!,
@@ -427,6 +428,14 @@ test("threads, select, Unix sockets and their folds, a refused connect", async (
   expect(local.match(/more calls like these/g)!.length).toBeGreaterThanOrEqual(2);
   expect(local.match(/<text/g)!.length).toBeLessThan(300); // of 8,000 calls
 
+  const datagrams = await watch("datagrams", [
+    "udp-echo-server --port 0",
+    "udp-echo-client --port {port} --message 안녕",
+  ]);
+  expect(said(datagrams, "data")).toEqual(["&quot;안녕&quot;"]);
+  expect(datagrams.match(/<polygon/g)).toHaveLength(2); // one there, one back, and no FIN
+  expect(datagrams).not.toContain("FIN:");
+
   const refused = await watch("refused", ["echo-client --port 1 --message x"]);
   expect(said(refused, "bad")).toEqual(["→ ECONNREFUSED"]);
   expect(refused).toContain("refused: nobody listens there");
@@ -439,18 +448,18 @@ test("a script that does not exist is named, and nothing is run", async () => {
   expect(watching.stdout).toBe("");
 });
 
-test("Ctrl-C ends what it runs, and the picture has what there was", async () => {
+test.each([["--svg"], ["--port=0"]])("a signal ends what it runs (%s)", async (how) => {
   const file = join(folder, "stopped.svg");
-  await using watching = script("watch", [
-    "--svg",
-    file,
-    "echo-loop-server --port 0",
-    "echo-loop-client --port {port}",
-  ]);
+  const args = how === "--svg" ? [how, file] : [how];
+  const commands = ["echo-loop-server --port 0", "echo-loop-client --port {port}"];
+  await using watching = script("watch", [...args, ...commands]);
+  const [, port] = await watching.until(/^listening on .*:(\d+)\n/m);
   watching.type("hello\n");
   await watching.until(/hello\nhello\n/);
   watching.kill("SIGTERM");
-  expect(await watching.exit()).toBe(0);
+  expect(await watching.exit(), watching.stderr).toBe(0);
+  await untilRefused(Number(port));
+  if (how !== "--svg") return;
   expect(said(readFileSync(file, "utf8"), "data")).toEqual(["&quot;hello&quot;"]);
 });
 
@@ -513,7 +522,9 @@ testBrowser("the page shows each call as it happens, and what peers send as text
 test("the page is for this machine: not for a name that somebody points here", async () => {
   await using watching = script("watch", ["--port", "0", ...ECHO]);
   const [, url] = await watching.until(/^page at (\S+)\n/m);
-  expect((await fetch(url!)).status).toBe(200);
+  const page = await fetch(url!);
+  expect(page.status).toBe(200);
+  expect(page.headers.get("Content-Security-Policy")).toContain("default-src 'none'");
   expect((await fetch(url!, { headers: { Host: "evil.example" } })).status).toBe(403);
   expect((await fetch(`${url}other`)).status).toBe(404);
   const events = (await fetch(`${url}events`)).body!.getReader();

@@ -32,6 +32,7 @@ export const PICTURES: Record<string, Picture> = {
   select: { commands: ["select-server", "echo-client --port 5000 --message 안녕"] },
   silent: { commands: ["silent-peer --wait 0.2"] },
   ipc: { commands: ["ipc"] },
+  datagrams: { commands: ["udp-echo-server", "udp-echo-client --message 안녕"] },
   websocket: { commands: ["websocket-server", "websocket-client --message 안녕"] },
   refused: { commands: ["echo-client --message 안녕"] },
 };
