@@ -113,14 +113,14 @@ describe("which bytes are which", () => {
   });
 
   test("connections find their other end by the addresses, in whatever order they are accepted", () => {
-    const calls = [...opened(50_001, "conn#1"), ...opened(50_002, "conn#2")];
-    calls[1]!.pid = 201; // two clients
-    calls[3]!.pid = 202;
-    calls[3]!.made!.name = "conn#1";
-    const { connections } = tell([calls[3]!, calls[0]!, calls[2]!, calls[1]!]);
-    expect(connections.map(({ ends }) => ends.map((end) => end?.origin.pid))).toEqual([
-      [100, 201],
-      [100, 202],
+    const [first, asked1] = opened(50_001, "conn#1") as [Call, Call];
+    const [second, asked2] = opened(50_002, "conn#2") as [Call, Call];
+    [asked1.pid, asked2.pid] = [201, 202]; // two clients
+    [first.time, second.time] = [++clock, first.time];
+    const { connections } = tell([asked2, first, second, asked1]);
+    expect(connections.map(({ ends: [left, right] }) => [left?.origin, right?.origin])).toEqual([
+      [first, asked1],
+      [second, asked2],
     ]);
   });
 
@@ -166,6 +166,10 @@ describe("which bytes are which", () => {
     ];
     const [connection] = tell(calls).connections;
     expect(connection!.kind).toBe("datagram");
+    const other = to(1, 4, a);
+    other.data = '"lost"'; // as long, and sent before, but not the one that came
+    other.time = calls[1]!.time;
+    expect(bytes(calls.toSpliced(2, 0, other)).map(([from]) => from)).toEqual([3, 5]);
     const crosses = (calls: Call[]) => pictureOf(calls).match(/<line class="bad"/g)?.length ?? 0;
     expect(crosses(calls)).toBe(0); // it may still come
     expect(crosses([...calls, call(0, { call: "exit", args: "0" })])).toBe(2); // one cross
@@ -207,6 +211,14 @@ describe("who has ended what", () => {
     expect(
       ends([...opened(), call(1, { call: "reset", on: "conn#1" }), recv(0, 0, "conn#1", broken)]),
     ).toEqual([["rst", "reset", "recv"]]);
+    const died = [
+      ...opened(),
+      recv(0, 0, "conn#1", broken),
+      call(0, { call: "close", on: "conn#1" }),
+    ];
+    const svg = pictureOf(died); // the other end has not told anything more
+    expect(said(svg, "note bad")).toEqual(["RST: broken off"]);
+    expect(svg).not.toContain("FIN:"); // who was reset has nobody to send it to
     expect(ends([...opened(), call(1, { call: "exit", args: "0" }), recv(0, 0)])).toEqual([
       ["fin", "exit", "recv"],
     ]);
@@ -289,6 +301,10 @@ describe("the order from top to bottom", () => {
       "sendAll both",
       "recv end",
     ]);
+    const soon = { ...waits, began: clock, time: clock + 15 };
+    expect(plan(tell([soon])).rows.map(({ part }) => part)).toEqual(["both"]);
+    const late = { ...waits, began: clock, time: clock + 500 };
+    expect(plan(tell([late])).rows.map(({ part }) => part)).toEqual(["begin", "end"]);
   });
 });
 
@@ -418,6 +434,12 @@ test("threads, select, Unix sockets and their folds, datagrams, a refused connec
   );
   expect(threads).toContain("gets SIGTERM");
   expect(threads.match(/<tspan class="c2">conn#2<\/tspan>/g)!.length).toBeGreaterThan(3);
+
+  const relayed = await watch("relayed", [
+    "echo-threaded-server --port 0 --threads 1 --relay",
+    ECHO[1]!,
+  ]);
+  expect(relayed.match(/left: /g)!.length).toBeGreaterThan(3); // the server's own connection to its thread
 
   const selecting = await watch("select", ["select-server --port 0", ECHO[1]!]);
   expect(said(selecting, "args")).toContain("([server#N, conn], [], [], 60000)");
