@@ -5,13 +5,13 @@ import { formatAddress } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket } from "./socket.ts";
 import { checkCount } from "./socket/check.ts";
-import { CHUNK, Inbox } from "./socket/queues.ts";
 import * as frames from "./websocket/frames.ts";
 import * as handshake from "./websocket/handshake.ts";
 
 const CLOSE_MS = 2_000; // for the peer's part of the closing handshake
 const GOING_AWAY = 1001;
-const NOTHING = Buffer.alloc(0);
+const CUT_OFF = "it ended without a closing handshake";
+const END: frames.Frame = { opcode: -1, payload: Buffer.alloc(0) }; // of what is received
 
 /** Text is a string, binary is bytes. */
 export type Message = string | Buffer;
@@ -19,7 +19,7 @@ export type Message = string | Buffer;
 export interface Options {
   /** The longest message that is accepted. Default: 1 MiB. */
   maxBytes?: number;
-  /** Ends the loop over the messages when those received so far are read, and closes with 1001, "going away". */
+  /** A server's signal, as `serve` gives it to handlers. After it an end is no error, and is told as 1001, "going away". */
   signal?: AbortSignal;
 }
 
@@ -88,8 +88,8 @@ export class WebSocketConnection implements AsyncIterable<Message> {
   readonly #conn: Socket;
   readonly #isServer: boolean;
   readonly #signal: AbortSignal | undefined;
-  readonly #inbox = new Inbox();
-  readonly #frames: frames.Decoder;
+  readonly #take: ReturnType<typeof frames.splitter>;
+  readonly #most: number; // bytes of a frame
   #receiving: Promise<Message | null> | null = null;
   #over: Promise<void> | null = null;
 
@@ -98,7 +98,8 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     this.#conn = conn;
     this.#isServer = isServer;
     this.#signal = signal;
-    this.#frames = frames.decode(this.#inbox, isServer, checkCount("maxBytes", maxBytes, 1));
+    this.#take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1));
+    this.#most = maxBytes + frames.MAX_FRONT;
   }
 
   /**
@@ -150,40 +151,29 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     return { value: undefined, done: true };
   }
 
-  // The next message; null after the peer's Close frame, or when we close.
+  // The next message; null after the peer's Close frame.
   async #receive(): Promise<Message | null> {
     for (;;) {
-      const frame = this.#frames.next().value;
-      if (!frame && !(await this.#read())) return null;
-      if (!frame) continue;
-      const { opcode, payload } = frame;
+      const { opcode, payload } = await this.#conn.recvMessage(this.#take, END, this.#most);
       if (opcode === frames.TEXT) return frames.textOf(payload);
       if (opcode === frames.BINARY) return payload;
       if (opcode === frames.PING && this.#over === null) await this.#send(frames.PONG, payload);
+      if (opcode === END.opcode) throw this.#error("EINCOMPLETE", "recv", CUT_OFF);
       if (opcode !== frames.CLOSE) continue;
       this.peerClose = frames.closeOf(payload);
       return null;
     }
   }
 
-  // Receives more. False at an expected end: we are closing, or the signal has aborted and all is read.
-  async #read(): Promise<boolean> {
-    const signal = this.#signal;
-    const chunk = await this.#conn.recv(CHUNK, { signal }).catch((error: unknown) => {
-      if (error !== signal?.reason) throw error;
-      return this.#conn.tryRecv(CHUNK) ?? NOTHING;
-    });
-    this.#inbox.push(chunk);
-    if (chunk.length > 0) return true;
-    if (this.#over !== null || signal?.aborted) return false;
-    throw this.#error("EINCOMPLETE", "recv", "it ended without a closing handshake");
-  }
-
-  // An error of the protocol is sent to the peer in a Close frame, and then thrown here.
-  async #fail(error: unknown): Promise<never> {
-    if (!(error instanceof frames.Breach)) throw error;
-    await (this.#over = this.#end(frames.closing(error.status, error.message), true));
-    throw this.#error(error.code, "recv", error.message);
+  // What the loop rejects with. An error of the protocol is sent to the peer first, in a Close frame. When the
+  // server stops, it receives no more: that is no error.
+  async #fail(error: unknown): Promise<void> {
+    if (error instanceof frames.Breach) {
+      await (this.#over = this.#end(frames.closing(error.status, error.message), true));
+      throw this.#error(error.code, "recv", error.message);
+    }
+    const isCutOff = error instanceof SocketError && error.code === "EINCOMPLETE";
+    if (!isCutOff || !this.#signal?.aborted) throw error;
   }
 
   async #end(says: string | Buffer, isAnswer: boolean): Promise<void> {
@@ -198,6 +188,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
       // the kernel reset it.
       if (this.#isServer) conn.shutdown("write");
       if (!this.#isServer || this.peerClose === null) await handshake.drain(conn);
+      if (this.#isServer && this.peerClose === null) await conn.closed;
     } catch {
       // The connection broke, so there is nothing left to close.
     } finally {

@@ -33,7 +33,8 @@ const target = path.replace(/[^!-~]+/g, encodeURIComponent);
 
 const name = formatAddress({ host, port });
 const conn = await connect({ host, port, signal, tls: clientTls(flags) });
-const socket = await openWebSocket(conn, { host: name, path: target, signal });
+const socket = await openWebSocket(conn, { host: name, path: target });
+signal.addEventListener("abort", () => socket.close(1001));
 if (process.stdin.isTTY && message === undefined) {
   console.error(`connected to ${name}: type lines, an empty one ends`);
 }

@@ -24,7 +24,7 @@ const { host, port, signal, ...flags } = cli(help, {
 });
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, echo, { ...flags, onError: warn });
+await serve(server, echo, { ...flags, signal, onError: warn });
 
 async function echo(conn: Socket): Promise<void> {
   const socket = await acceptWebSocket(conn, { page, signal });

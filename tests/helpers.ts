@@ -372,7 +372,7 @@ export function pattern(bytes: number, seed = 1): Buffer {
  */
 export async function openPage(
   url: string,
-  { width = 800, height = 600, dark = false, language = "en" } = {},
+  { width = 800, height = 600, dark = false, language = "en", anyCertificate = false } = {},
 ): Promise<Bun.WebView> {
   // Chromium's own sandbox refuses to start for root.
   const page = new Bun.WebView({
@@ -386,6 +386,7 @@ export async function openPage(
     deviceScaleFactor: 1,
     mobile: false,
   });
+  await page.cdp("Security.setIgnoreCertificateErrors", { ignore: anyCertificate });
   const scheme = { name: "prefers-color-scheme", value: dark ? "dark" : "light" };
   await page.cdp("Emulation.setEmulatedMedia", { features: [scheme] });
   const userAgent = await page.evaluate("navigator.userAgent");

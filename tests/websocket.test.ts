@@ -2,9 +2,12 @@
 // and other people's code as peers: Bun's, Node's, the package `ws`, a real browser.
 
 import fc from "fast-check";
-import { describe, expect, jest, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, jest, test } from "bun:test";
 
+import { serve } from "../lib/serve.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 import { Inbox } from "../lib/socket/queues.ts";
 import {
@@ -14,6 +17,7 @@ import {
   type WebSocketConnection,
 } from "../lib/websocket.ts";
 import * as frames from "../lib/websocket/frames.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   failure,
   fails,
@@ -51,8 +55,7 @@ function frame(
   return Buffer.concat([Buffer.of((final ? 0x80 : 0) | (reserved << 4) | opcode), size, key, data]);
 }
 
-const { TEXT, BINARY, CLOSE, PING, PONG } = frames;
-const MORE = 0; // the opcode of a fragment that is not the first
+const { MORE, TEXT, BINARY, CLOSE, PING, PONG } = frames;
 const open = { final: false };
 const status = (code: number, reason = "") =>
   Buffer.concat([Buffer.of(code >> 8, code), Buffer.from(reason)]);
@@ -60,12 +63,12 @@ const status = (code: number, reason = "") =>
 /** What a decoder makes of these pieces: `opcode:payload` for each frame. */
 function decoded(pieces: Uint8Array[], masked = true, maxBytes = MIB): string[] {
   const inbox = new Inbox();
-  const decoder = frames.decode(inbox, masked, maxBytes);
+  const take = frames.splitter(masked, maxBytes);
   const got: string[] = [];
   for (const piece of pieces) {
     inbox.push(Buffer.from(piece));
-    for (let one = decoder.next().value; one; one = decoder.next().value) {
-      got.push(`${one.opcode}:${one.payload.toString("latin1")}`);
+    for (let one = take(inbox); one !== null; one = take(inbox)) {
+      if (one.opcode !== MORE) got.push(`${one.opcode}:${one.payload.toString("latin1")}`);
     }
   }
   return got;
@@ -171,7 +174,7 @@ describe("frames", () => {
 
   test("a megabyte in fragments of one byte is held in little more than that", () => {
     const inbox = new Inbox();
-    const decoder = frames.decode(inbox, true, MIB);
+    const take = frames.splitter(true, MIB);
     const piece = frame(MORE, "x", open);
     const block = Buffer.concat(Array.from({ length: 1024 }, () => piece));
     inbox.push(frame(TEXT, "", open));
@@ -179,11 +182,11 @@ describe("frames", () => {
     const before = process.memoryUsage().rss;
     for (let i = 0; i < 1024; i++) {
       inbox.push(Buffer.from(block));
-      expect(decoder.next().value).toBe(null);
+      while (take(inbox) !== null);
     }
     expect(process.memoryUsage().rss - before).toBeLessThan(40 * MIB);
     inbox.push(frame(MORE));
-    expect((decoder.next().value as frames.Frame).payload.length).toBe(MIB);
+    expect(take(inbox)!.payload.length).toBe(MIB);
   });
 });
 
@@ -592,34 +595,40 @@ describe("closing", () => {
     expect(await receiving).toEqual([]);
   });
 
-  test("a signal ends the loop with 1001, behind what had come", async () => {
+  test("a signal ends what a server receives: behind what had come, with 1001", async () => {
     const stop = new AbortController();
-    using both = await served({ signal: stop.signal });
-    await both.raw.sendAll(Buffer.concat([frame(TEXT, "one"), frame(TEXT, "two")]));
+    using server = listen({ port: 0 });
     const got: Message[] = [];
-    const serving = (async () => {
-      for await (const message of both.ours) {
+    const handle = async (conn: Socket, signal: AbortSignal) => {
+      const socket = await acceptWebSocket(conn, { signal });
+      for await (const message of socket!) {
         got.push(message);
         if (message === "one") {
           // Two more that are received, and not yet read.
-          await both.raw.sendAll(Buffer.concat([frame(TEXT, "three"), frame(TEXT, "cut", open)]));
-          await both.conn.waitReadable();
+          await raw.sendAll(Buffer.concat([frame(TEXT, "two"), frame(TEXT, "cut", open)]));
+          await conn.waitReadable();
           stop.abort();
         }
-        await both.ours.send(message);
+        await socket!.send(message);
       }
-    })();
-    for (const text of ["one", "two", "three"]) {
-      expect(String((await recvFrame(both.raw)).payload)).toBe(text);
+    };
+    const limits = { maxConnections: 10, idleTimeout: 60, signal: stop.signal };
+    const serving = serve(server, handle, limits);
+    using idle = await connect(server.address);
+    using raw = await connect(server.address);
+    for (const conn of [idle, raw]) {
+      await conn.sendAll(request());
+      await recvHead(conn);
     }
-    await closesWith(both.raw, 1001);
-    both.raw.close();
+    await raw.sendAll(frame(TEXT, "one"));
+    for (const text of ["one", "two"]) expect(String((await recvFrame(raw)).payload)).toBe(text);
+    for (const conn of [idle, raw]) {
+      await closesWith(conn, 1001);
+      await conn.sendAll(frame(CLOSE, status(1001)));
+      conn.close();
+    }
     await serving;
-    expect(got).toEqual(["one", "two", "three"]);
-    using idle = await served({ signal: stop.signal });
-    const closed = closesWith(idle.raw, 1001).then(() => idle.raw.close());
-    expect(await all(idle.ours)).toEqual([]);
-    await closed;
+    expect(got).toEqual(["one", "two"]);
   });
 });
 
@@ -988,6 +997,53 @@ one.on("error", (error) => console.log(error.message));`,
       await untilTrue(page, `${state} === "connected"`);
     },
   );
+});
+
+describe("over TLS", () => {
+  const folder = mkdtempSync(join(tmpdir(), "websocket-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const { cert, key } = makeCertificate("localhost");
+  for (const [name, pem] of Object.entries({ cert, key })) writeFileSync(join(folder, name), pem);
+  const flags = ["--tls-cert", join(folder, "cert"), "--tls-key", join(folder, "key")];
+
+  testBrowser("a page from https: speaks wss: with the server", async () => {
+    await using server = script("websocket-server", ["--port", "0", ...flags]);
+    using page = await openPage(`https://localhost:${await server.port()}/`, {
+      anyCertificate: true, // it signed itself
+    });
+    await untilTrue(page, `document.querySelector("output").textContent === "connected"`);
+    await page.type("안녕 over TLS");
+    await page.press("Enter");
+    await untilTrue(page, `document.querySelector("li")?.textContent === "안녕 over TLS"`);
+    expect(await page.evaluate("socket.url")).toStartWith("wss://localhost:");
+  });
+
+  test("Bun's client, and ours with Bun.serve", async () => {
+    await using server = script("websocket-server", ["--port", "0", ...flags]);
+    const url = `wss://localhost:${await server.port()}/`;
+    const bun = new WebSocket(url, { tls: { ca: cert } });
+    await new Promise((resolve) => (bun.onopen = resolve));
+    const reply = new Promise<MessageEvent>((resolve) => (bun.onmessage = resolve));
+    bun.send("x".repeat(100_000));
+    expect((await reply).data).toBe("x".repeat(100_000));
+    const end = new Promise<CloseEvent>((resolve) => (bun.onclose = resolve));
+    server.kill("SIGTERM");
+    expect((await end).code).toBe(1001);
+    expect(await server.exit()).toBe(0);
+
+    using theirs = Bun.serve({
+      port: 0,
+      tls: { cert, key },
+      fetch: (request, server) => (server.upgrade(request) ? undefined : new Response("no")),
+      websocket: { message: (socket, message) => void socket.send(message) },
+    });
+    using conn = await connect({ host: "localhost", port: theirs.port!, tls: { ca: cert } });
+    const socket = await openWebSocket(conn);
+    await socket.send(pattern(200_000));
+    expect((await socket[Symbol.asyncIterator]().next()).value).toEqual(pattern(200_000));
+    await socket.close();
+    expect(socket.peerClose).toEqual({ code: 1000, reason: "" });
+  });
 });
 
 describe("websocket-client", () => {

@@ -70,6 +70,11 @@ export class Inbox {
     return this.#bytes.readUIntBE(this.#start, bytes);
   }
 
+  /** Up to `most` bytes, uncopied, and to be read only. They stay. */
+  peek(most: number): Buffer {
+    return this.#bytes.subarray(this.#start, Math.min(this.#start + most, this.#end));
+  }
+
   /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */
   take(most: number): Buffer {
     const end = Math.min(this.#start + most, this.#end);

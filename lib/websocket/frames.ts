@@ -2,9 +2,11 @@
 // bytes that come in any pieces.
 
 import { toBytes } from "../socket/check.ts";
-import { Inbox } from "../socket/queues.ts";
+import type { Inbox } from "../socket/queues.ts";
 
-export const [TEXT, BINARY, CLOSE, PING, PONG] = [1, 2, 8, 9, 10] as const;
+export const [MORE, TEXT, BINARY, CLOSE, PING, PONG] = [0, 1, 2, 8, 9, 10] as const;
+/** The most bytes of a frame before its payload. */
+export const MAX_FRONT = 14;
 
 /** The peer has broken the protocol: the status for a Close frame, and the error code. */
 export class Breach extends Error {
@@ -78,22 +80,24 @@ export function closeOf(payload: Buffer): { code: number; reason: string } {
   return { code, reason: textOf(payload.subarray(2)) };
 }
 
-/** A control frame, or a whole message with its fragments joined. */
+/** A control frame, or a whole message with its fragments joined; `MORE` for a fragment that is not the last. */
 export type Frame = { opcode: number; payload: Buffer };
-export type Decoder = Generator<Frame | null, void, void>;
 
 /**
- * Decodes the frames in the inbox. Yields null when more bytes have to be pushed into it. `isMasked`: whether
- * the peer has to mask its frames. Throws a `Breach`, and ends then.
+ * Makes a function for one connection, which takes the next frame out of the received bytes. It gives null
+ * while the frame is incomplete, and takes nothing then. `isMasked`: whether the peer has to mask its frames.
+ * It throws a `Breach`, and must not be called again after that.
  */
-export function* decode(inbox: Inbox, isMasked: boolean, maxBytes: number): Decoder {
+export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) => Frame | null {
   // The fragments of the message that is coming in are copied into one buffer. As separate slices, thousands of
   // small ones would keep the chunks they came in, far more than `maxBytes`.
   let begun = 0; // the message's opcode
-  const fragments = new Inbox();
-  for (;;) {
-    while (inbox.length < 2) yield null;
-    const head = inbox.take(2).readUInt16BE();
+  let size = 0;
+  let fragments: Bun.ArrayBufferSink | null = null;
+  return (inbox) => {
+    const front = inbox.peek(MAX_FRONT);
+    if (front.length < 2) return null;
+    const head = front.readUInt16BE();
     const isLast = head >= 0x8000;
     const opcode = (head >> 8) & 0x0f;
     const isControl = opcode >= CLOSE;
@@ -101,27 +105,31 @@ export function* decode(inbox: Inbox, isMasked: boolean, maxBytes: number): Deco
     if (head & 0x7000) breach("a reserved bit is set");
     if ((opcode > BINARY && opcode < CLOSE) || opcode > PONG) breach("an unknown opcode");
     if (isControl && (!isLast || length > 125)) breach("a control frame is a fragment or too long");
-    if (!isControl && (opcode === 0) !== begun > 0) breach("a fragment is out of place");
+    if (!isControl && (opcode === MORE) !== begun > 0) breach("a fragment is out of place");
     if ((head & 0x80) > 0 !== isMasked) breach(`a frame is ${isMasked ? "not " : ""}masked`);
-    if (length > 125) {
-      const [bytes, least] = length === 126 ? [2, 126] : [8, 65_536];
-      while (inbox.length < bytes) yield null;
-      const long = inbox.take(bytes);
-      length = bytes === 2 ? long.readUInt16BE() : Number(long.readBigUInt64BE());
-      if (length < least || length >= 2 ** 63) breach("a length is not written as it has to be");
-    }
-    const isTooLong = !isControl && fragments.length + length > maxBytes;
+
+    const [extended, least] = length < 126 ? [0, 0] : length === 126 ? [2, 126] : [8, 65_536];
+    if (front.length < 2 + extended) return null;
+    if (extended === 2) length = front.readUInt16BE(2);
+    if (extended === 8) length = Number(front.readBigUInt64BE(2));
+    if (length < least || length >= 2 ** 63) breach("a length is not written as it has to be");
+    const isTooLong = !isControl && size + length > maxBytes;
     if (isTooLong) breach(`a message is longer than ${maxBytes} bytes`, 1009, "EMSGSIZE");
-    while (inbox.length < length + (isMasked ? 4 : 0)) yield null;
-    const key = isMasked ? inbox.take(4).readInt32LE() : 0;
-    const payload = isMasked ? masked(inbox.take(length), key) : inbox.take(length);
-    const isWhole = isControl || (isLast && begun === 0);
-    if (isWhole) yield { opcode, payload };
-    if (isWhole) continue;
+
+    const start = 2 + extended + (isMasked ? 4 : 0);
+    if (inbox.length < start + length) return null;
+    inbox.take(start);
+    const bytes = inbox.take(length);
+    const payload = isMasked ? masked(bytes, front.readInt32LE(start - 4)) : bytes;
+    if (isControl || (isLast && begun === 0)) return { opcode, payload };
     begun ||= opcode;
-    fragments.push(payload);
-    if (!isLast) continue;
-    yield { opcode: begun, payload: fragments.take(fragments.length) };
-    begun = 0;
-  }
+    fragments ??= new Bun.ArrayBufferSink();
+    fragments.write(payload);
+    size += length;
+    if (!isLast) return { opcode: MORE, payload };
+    const whole = { opcode: begun, payload: Buffer.from(fragments.end() as ArrayBuffer) };
+    begun = size = 0;
+    fragments = null;
+    return whole;
+  };
 }

@@ -18,7 +18,7 @@ const ANSWER = /^HTTP\/1\.1 (\d{3}[ -~]*)/;
  * nothing comes before EOF, "EINCOMPLETE" for a head that is cut off, and "EMSGSIZE" for one that is too long.
  */
 export async function receiveHead(conn: Socket): Promise<string> {
-  const tooSlow = setTimeout(() => conn.shutdown("read"), HEAD_MS);
+  const tooSlow = setTimeout(() => conn.endReceiving(), HEAD_MS);
   try {
     const heads = messages(conn, delimited("\r\n\r\n", { maxBytes: MAX_HEAD }));
     for await (const head of heads) return head.toString("latin1");
