@@ -12,7 +12,15 @@ netcat.ts --listen >copy, and in another terminal netcat.ts <original
 import { isatty } from "node:tty";
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, clientFlags, peerText, refuse, write } from "../lib/cli.ts";
+import {
+  cli,
+  clientFlags,
+  clientTls,
+  peerText,
+  refuse,
+  tlsClientFlags,
+  write,
+} from "../lib/cli.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
 const { host, port } = clientFlags(4000);
@@ -20,11 +28,14 @@ const { signal, ...where } = cli(help, {
   host,
   port: { ...port, min: 0, about: "the server's port; to listen on, 0 is any free one" },
   listen: { type: "boolean", about: "wait for one connection there, instead of making one" },
+  ...tlsClientFlags,
 });
 if (!where.listen && where.port === 0) refuse("--port must be from 1 on, to connect to");
+const tls = clientTls(where);
+if (where.listen && tls) refuse("--tls and --tls-ca are for connecting, not for --listen");
 signal.addEventListener("abort", () => process.exit(0)); // there is nothing to finish
 
-using conn = where.listen ? await acceptOne() : await connect(where);
+using conn = where.listen ? await acceptOne() : await connect({ ...where, tls });
 const sending = send();
 sending.catch(() => {}); // when the connection breaks, receiving fails too
 await receive();
@@ -37,7 +48,7 @@ await Promise.race([sending, Bun.sleep(0)]);
 process.exit(0);
 
 async function acceptOne(): Promise<Socket> {
-  using server = listen(where);
+  using server = listen({ ...where, tls: undefined });
   // Not on stdout, which is for the data only.
   console.error(`listening on ${formatAddress(server.address)}`);
   return await server.accept();

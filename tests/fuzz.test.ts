@@ -7,7 +7,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { delimited, fixedLength, type Framing, lengthPrefixed, messages } from "../lib/framing.ts";
 import { select } from "../lib/select.ts";
 import { type Socket } from "../lib/socket.ts";
-import { pair, pattern, PATIENCE_MS, recvAll, turn } from "./helpers.ts";
+import { pair, pattern, PATIENCE_MS, recvAll, tlsPair, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -49,7 +49,12 @@ const framed: fc.Arbitrary<{ framing: Framing; outgoing: Buffer[] }> = fc.oneof(
     .map(({ width, outgoing }) => ({ framing: lengthPrefixed(width as 1 | 2 | 4), outgoing })),
 );
 
-test("any split of the stream gives the same messages", async () => {
+const pairs = [
+  ["TCP", pair],
+  ["TLS", tlsPair],
+] as const;
+
+test.each(pairs)("any split of the stream gives the same messages, over %s", async (_, pair) => {
   const cuts = fc.array(fc.integer({ min: 1, max: 64 }), { minLength: 1, maxLength: 20 });
   await fc.assert(
     fc.asyncProperty(framed, cuts, fc.boolean(), async ({ framing, outgoing }, sizes, wait) => {
@@ -74,35 +79,41 @@ test("any split of the stream gives the same messages", async () => {
   );
 });
 
-test("interleaved sends arrive whole and in call order, however they are received", async () => {
-  const size = fc.oneof(fc.nat(100), fc.nat(100_000), fc.nat(3_000_000));
-  const sends = fc.array(fc.record({ size, call: fc.constantFrom("send", "sendAll", "trySend") }), {
-    minLength: 1,
-    maxLength: 12,
-  });
-  const receives = fc.array(fc.integer({ min: 1, max: 200_000 }), { minLength: 1, maxLength: 8 });
-  await fc.assert(
-    fc.asyncProperty(sends, receives, async (outgoing, sizes) => {
-      using both = await pair();
-      const sent: Promise<Buffer>[] = outgoing.map(async ({ size, call }, i) => {
-        const data = pattern(size, i + 1);
-        if (call === "sendAll") await both.near.sendAll(data);
-        if (call === "send") return data.subarray(0, await both.near.send(data));
-        if (call === "trySend") return data.subarray(0, both.near.trySend(data));
-        return data;
-      });
-      both.near.shutdown("write");
-      const got: Buffer[] = [];
-      for (let i = 0; ; i++) {
-        const chunk = await both.far.recv(sizes[i % sizes.length]!);
-        if (chunk.length === 0) break;
-        got.push(chunk);
-      }
-      expect(Buffer.concat(got).equals(Buffer.concat(await Promise.all(sent)))).toBe(true);
-    }),
-    { ...parameters, numRuns: Math.ceil(runs / 4) },
-  );
-});
+test.each(pairs)(
+  "interleaved sends arrive whole and in call order, however they are received, over %s",
+  async (_, pair) => {
+    const size = fc.oneof(fc.nat(100), fc.nat(100_000), fc.nat(3_000_000));
+    const sends = fc.array(
+      fc.record({ size, call: fc.constantFrom("send", "sendAll", "trySend") }),
+      {
+        minLength: 1,
+        maxLength: 12,
+      },
+    );
+    const receives = fc.array(fc.integer({ min: 1, max: 200_000 }), { minLength: 1, maxLength: 8 });
+    await fc.assert(
+      fc.asyncProperty(sends, receives, async (outgoing, sizes) => {
+        using both = await pair();
+        const sent: Promise<Buffer>[] = outgoing.map(async ({ size, call }, i) => {
+          const data = pattern(size, i + 1);
+          if (call === "sendAll") await both.near.sendAll(data);
+          if (call === "send") return data.subarray(0, await both.near.send(data));
+          if (call === "trySend") return data.subarray(0, both.near.trySend(data));
+          return data;
+        });
+        both.near.shutdown("write");
+        const got: Buffer[] = [];
+        for (let i = 0; ; i++) {
+          const chunk = await both.far.recv(sizes[i % sizes.length]!);
+          if (chunk.length === 0) break;
+          got.push(chunk);
+        }
+        expect(Buffer.concat(got).equals(Buffer.concat(await Promise.all(sent)))).toBe(true);
+      }),
+      { ...parameters, numRuns: Math.ceil(runs / 4) },
+    );
+  },
+);
 
 test("select tells just those that can go on, whatever was done to whom", async () => {
   const step = fc.record({

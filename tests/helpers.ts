@@ -8,6 +8,7 @@ import { test } from "bun:test";
 
 import { SocketError } from "../lib/errors.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 
 /** How long a test may take: enough for a slow machine, and a test that hangs ends. */
 export const PATIENCE_MS = 20_000;
@@ -272,6 +273,16 @@ export async function onlyTls(version: TlsVersion): Promise<Disposable> {
 
 /** Two ends of one connection. */
 export const pair = (host?: string) => socketpair({ host });
+
+const forPairs = makeCertificate("localhost");
+
+/** The same over TLS. */
+export async function tlsPair(): Promise<{ near: Socket; far: Socket } & Disposable> {
+  using server = listen({ port: 0, tls: { cert: forPairs.cert, key: forPairs.key } });
+  const connecting = connect({ ...server.address, tls: { ca: forPairs.cert } });
+  const [near, far] = await Promise.all([connecting, server.accept()]);
+  return { near, far, [Symbol.dispose]: () => [near, far].forEach((end) => end.close()) };
+}
 
 /** Sends until the kernel takes no more; gives the number of bytes that it took. */
 export function fill(conn: Socket): number {

@@ -5,12 +5,15 @@ through, and what each server holds of memory and descriptors at the start and a
   terminal 1:  bun run soak --seconds 600
 `;
 
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 
 import { cli, fail, print } from "../lib/cli.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { connect, type Socket } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import { pattern, Process, recvAll } from "./helpers.ts";
 
 const { seconds, clients, only, signal } = cli(help, {
@@ -99,6 +102,19 @@ const visits: Record<string, Visit> = {
   },
 };
 
+// The same over TLS, where half of those who misbehave do so in clear.
+const TLS = " (TLS)";
+for (const name of Object.keys(visits)) {
+  if (/^(echo-threaded|message|http|websocket)-server/.test(name))
+    visits[name + TLS] = visits[name]!;
+}
+const { cert, key } = makeCertificate("localhost");
+const folder = mkdtempSync(join(tmpdir(), "soak-"));
+process.on("exit", () => rmSync(folder, { recursive: true }));
+const files = { TLS_CERT: join(folder, "cert.pem"), TLS_KEY: join(folder, "key.pem") };
+writeFileSync(files.TLS_CERT, cert);
+writeFileSync(files.TLS_KEY, key);
+
 const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
   async (conn) => conn.reset(),
   async (conn) => conn.close(),
@@ -114,6 +130,7 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
 interface Tally {
   server: Process;
   port: number;
+  tls: { ca: string } | undefined;
   visits: number;
   misdeeds: number;
   out: number;
@@ -129,12 +146,13 @@ const going = () => performance.now() < end && !signal.aborted;
 async function soak(name: string, visit: Visit): Promise<Tally> {
   // We read the server's output only up to its port, and `cat` drops the rest: if we read it all and were slow,
   // the server would have to wait for us.
-  const [file, ...flags] = name.split(" ");
+  const tls = name.endsWith(TLS) ? { ca: cert } : undefined;
+  const [file, ...flags] = name.replace(TLS, "").split(" ");
   const command = `${process.execPath} run scripts/${file}.ts --port 0 ${flags.join(" ")}`;
   const shell = `exec ${command} > >(sed -u /listening/q; exec cat > /dev/null)`;
-  const server = new Process(["bash", "-c", shell], { HOST: "127.0.0.1" });
+  const server = new Process(["bash", "-c", shell], { HOST: "127.0.0.1", ...(tls && files) });
   const tally: Tally = {
-    ...{ server, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
+    ...{ server, tls, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
     ...{ wrong: [], memory: [], descriptors: [] },
   };
   for (let i = 0; i < 20; i++) await call(tally, visit, true); // warm
@@ -150,7 +168,8 @@ async function soak(name: string, visit: Visit): Promise<Tally> {
 
 async function call(tally: Tally, visit: Visit, well: boolean): Promise<void> {
   try {
-    using conn = await connect({ port: tally.port });
+    const tls = well || random(2) > 0 ? tally.tls : undefined;
+    using conn = await connect({ port: tally.port, tls });
     conn.setTimeout(30_000);
     if (!well) {
       tally.misdeeds++;

@@ -111,10 +111,14 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
    * Waits for bytes and gives 1 to `maxBytes` of them; an empty Buffer is EOF: the peer will send
    * no more. A chunk is not a message: TCP keeps the order, not the cuts. Python's `recv`, recv(2).
    *
+   * Over TLS, too, EOF is whatever ends the stream: TLS's own close_notify, or just a FIN, which anybody
+   * between the two could have sent. A message that says how long it is (`framing.ts`) cannot be cut unseen.
+   *
    * The Buffer is the caller's own, and uncopied: a small one that is kept for long keeps the whole
    * read that it came in (up to 512 KiB), unless it is copied.
    *
-   * Rejects with `ECONNRESET`, `ETIMEDOUT` (see `setTimeout`), `EBUSY` (another call is receiving).
+   * Rejects with `ECONNRESET`, `ETIMEDOUT` (see `setTimeout`), `EBUSY` (another call is receiving), and
+   * `EPROTO` (a TLS record was tampered with, or the peer has refused our certificate).
    */
   recv(maxBytes: number, options?: WaitOptions): Promise<Buffer> {
     try {
