@@ -1,9 +1,13 @@
 // The image, built from the real Dockerfile and run; and the balancer's configuration, in front of real
 // replicas. CONTAINER_ENGINE names the command to use; without one that works, it is skipped.
 
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import { PATIENCE_MS, Process, root, script, scripts } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
@@ -80,6 +84,20 @@ describe.skipIf(!works)(
       await logs.until(/^Data: temperature: 5\n/m);
       const other = await run(4001, ["scripts/echo-loop-server.ts"], ["-e", "PORT=4001"]);
       expect(await echo(other.port, "hello")).toBe("hello");
+    });
+
+    test("TLS_CERT and TLS_KEY, in a folder that is mounted, as compose.yaml has it", async () => {
+      const folder = mkdtempSync(join(tmpdir(), "image-"));
+      const { cert, key } = makeCertificate("localhost");
+      writeFileSync(join(folder, "cert.pem"), cert);
+      writeFileSync(join(folder, "key.pem"), key);
+      chmodSync(folder, 0o755);
+      const files = ["-e", "TLS_CERT=/tls/cert.pem", "-e", "TLS_KEY=/tls/key.pem"];
+      const { port } = await run(4000, [], [...files, "-v", `${folder}:/tls:ro`]);
+      using conn = await connect({ port, tls: { ca: cert } });
+      await conn.sendAll("안녕");
+      expect(String(await conn.recvExactly(6))).toBe("안녕");
+      rmSync(folder, { recursive: true });
     });
 
     test("flags alone are for the default script; --help is ours", async () => {

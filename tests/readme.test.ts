@@ -15,7 +15,7 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { defaultPorts, PATIENCE_MS, Process, root, scripts } from "./helpers.ts";
+import { defaultPorts, PATIENCE_MS, Process, root, scripts, testWith } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
@@ -169,6 +169,26 @@ describe("the commands", () => {
     using conn = await connect({ port: await server.port() });
     await conn.sendAll("hello");
     expect(String(await conn.recv(100))).toBe("hello");
+  });
+
+  testWith("openssl", "an echo over TLS in five minutes", async () => {
+    const line = (...words: string[]) =>
+      lines.find((line) => words.every((word) => line.includes(word)))!;
+    await using making = shell(line("openssl req"), project);
+    expect(await making.exit(), making.stderr).toBe(0);
+    await using server = shell(`exec ${line("echo-threaded-server", "--tls-cert")}`, project);
+    await server.port();
+    for (const client of [line("netcat", "--tls-ca"), line("s_client")]) {
+      await using typing = shell(`exec ${client}`, project);
+      typing.type("hello\n");
+      await typing.until(/^hello\n/m);
+    }
+    await using pages = shell(`exec ${line("http-server", "--tls-cert")}`, project);
+    await pages.port();
+    if (Bun.which("curl") === null) return;
+    await using curl = shell(`exec ${line("curl")}`, project);
+    expect(await curl.exit(), curl.stderr).toBe(0);
+    expect(curl.stdout).toContain("GET /hello HTTP/1.1");
   });
 
   test("build a single file", async () => {

@@ -193,6 +193,21 @@ describe("our scripts with each other", () => {
   });
 });
 
+test("secure shows the sentence in clear and not over TLS, and who is refused", async () => {
+  await using shown = script("secure", ["--message", "open sesame"]);
+  expect(await shown.exit(), shown.stderr).toBe(0);
+  expect(shown.stderr).toBe("");
+  const [, clear, secured, renamed, unknown] = shown.stdout.split(/^\S.*:\n/m);
+  expect(clear!.match(/wire:   (client ->|-> client)  "open sesame"\n/g)).toHaveLength(2);
+  expect(secured).toMatch(/wire: +client -> +\d+ bytes: 16 03 .*\(handshake\)\n/);
+  expect(secured).toMatch(/connected in [\d.]+ ms, with the handshake\n/);
+  expect(secured).toEndWith("  (ciphertext)\n\n");
+  expect(secured!.match(/.*open sesame.*/g)).toEqual(['  client: received "open sesame"']);
+  expect(renamed).toMatch(/client: refuses .*bank\.example/);
+  expect(unknown).toMatch(/client: refuses .*: self signed certificate\n/);
+  for (const refused of [renamed, unknown]) expect(refused).not.toContain("open sesame");
+});
+
 describe("SIGHUP", () => {
   // By which authority has signed it, clients tell the one from the other.
   const [before, after] = [makeCertificate("one authority"), makeCertificate("another authority")];

@@ -205,7 +205,7 @@ const WORDS: Record<string, string> = {
 function explained(cause: any): Explained {
   const { code = "EPROTO", message } = cause;
   const [, name = ""] = message.match(/^error:.*:(\w+)$/) ?? [];
-  const words = name.toLowerCase().replaceAll("_", " ") || message.replace(/^.*altnames: /, "");
+  const words = name.toLowerCase().replaceAll("_", " ") || message.replace(/^.*?altnames: /, "");
   const reason = WORDS[name || code] ?? words;
   return Object.assign(cause, { code, reason });
 }
