@@ -10,7 +10,7 @@ memory. Several processes can be one room: --redis redis://HOST lets them hear o
 `;
 
 import { formatAddress } from "../lib/address.ts";
-import { cli, print, refuse, serverFlags, warn } from "../lib/cli.ts";
+import { cli, print, refuse, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { SocketError } from "../lib/errors.ts";
 import { lines } from "../lib/framing.ts";
 import { limitFlags, serve } from "../lib/serve.ts";
@@ -21,8 +21,9 @@ const MAX_LINE = 1024; // bytes
 const MAX_BEHIND = 1 << 20; // bytes that were said and that somebody has not taken yet
 const CATCH_UP_MS = 1_000; // how long the room waits for one who is further behind
 
-const { host, port, redis, signal, ...limits } = cli(help, {
+const { host, port, redis, signal, ...flags } = cli(help, {
   ...serverFlags(5002),
+  ...tlsFlags,
   ...limitFlags,
   idleTimeout: { ...limitFlags.idleTimeout, default: 3600 }, // a room may be quiet
   redis: { type: "string", about: "the URL of a Redis: many servers, one room" },
@@ -43,9 +44,9 @@ let waiting: Promise<unknown> = Promise.resolve(); // for those who are late
 
 using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
-using server = listen({ host, port, signal });
+using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, chat, { ...limits, onError: warn });
+await serve(server, chat, { ...flags, onError: warn });
 
 async function chat(conn: Socket): Promise<void> {
   conn.setKeepAlive(true, 60_000); // who has lost his network does not say so

@@ -9,7 +9,18 @@ Goes on where the tutorials stop: a server that is a client, too.
 `;
 
 import { type Address, formatAddress } from "../lib/address.ts";
-import { cli, describe, print, refuse, serverFlags, warn } from "../lib/cli.ts";
+import {
+  cli,
+  clientTls,
+  describe,
+  print,
+  refuse,
+  serverFlags,
+  serverTls,
+  tlsClientFlags,
+  tlsFlags,
+  warn,
+} from "../lib/cli.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay } from "../lib/relay.ts";
 import { affordable, limitFlags, serve } from "../lib/serve.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
@@ -17,10 +28,13 @@ import { connect, listen, type Socket } from "../lib/socket.ts";
 /** How long a back-end may take to answer, in ms. Its client waits as long. */
 const CONNECT_MS = 10_000;
 
-const { host, port, to, sendProxy, acceptProxy, signal, ...limits } = cli(help, {
+const { host, port, to, sendProxy, acceptProxy, signal, ...flags } = cli(help, {
   ...serverFlags(4040),
+  ...tlsFlags,
   ...limitFlags,
   to: { type: "string", about: "HOST:PORT of the server behind: needed" },
+  toTls: { type: "boolean", about: "speak TLS with it" },
+  toCa: tlsClientFlags.tlsCa,
   sendProxy: {
     type: "choice",
     choices: ["off", "v1", "v2"],
@@ -38,11 +52,18 @@ const [, ip6, name, number] = to.match(/^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/) ?? []
 const backend = { host: ip6 ?? name!, port: Number(number) };
 if (!(backend.port > 0 && backend.port < 65_536)) refuse(`--to must be HOST:PORT, not "${to}"`);
 
-using server = listen({ host, port, signal });
+const toTls = clientTls({ tls: flags.toTls, tlsCa: flags.toCa });
+const tls = serverTls(flags);
+// A PROXY header stands before TLS, in clear; here TLS comes first.
+if (acceptProxy && tls) refuse("--accept-proxy cannot be combined with --tls-cert");
+if (sendProxy !== "off" && toTls)
+  refuse("--send-proxy cannot be combined with --to-tls or --to-ca");
+
+using server = listen({ host, port, signal, tls });
 print(`listening on ${formatAddress(server.address)}`);
 const most = Math.floor((await affordable(Infinity)) / 2); // a connection takes two descriptors
-const maxConnections = Math.min(limits.maxConnections, most);
-await serve(server, pass, { ...limits, maxConnections, onError: warn });
+const maxConnections = Math.min(flags.maxConnections, most);
+await serve(server, pass, { ...flags, maxConnections, onError: warn });
 
 async function pass(client: Socket): Promise<void> {
   const began = performance.now();
@@ -51,7 +72,7 @@ async function pass(client: Socket): Promise<void> {
     // A proxy before us has told who its client is, and where that one connected to.
     let destination: Address | null = client.localAddress;
     if (acceptProxy) ({ destination, length: headerBytes } = await acceptProxyHeader(client));
-    using behind = await connect({ ...backend, timeout: CONNECT_MS });
+    using behind = await connect({ ...backend, timeout: CONNECT_MS, tls: toTls });
     if (sendProxy !== "off") {
       const ends = {
         source: client.remoteAddress,

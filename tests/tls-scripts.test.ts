@@ -181,6 +181,24 @@ describe("our scripts with each other", () => {
     expect(client.stdout).toBe(">안녕\n");
   });
 
+  test("proxy, on either side; chat-server and netcat", async () => {
+    await using chat = script("chat-server", flags);
+    const to = `localhost:${await chat.port()}`;
+    await using proxy = script("proxy", [...flags, "--to", to, "--to-ca", cert]);
+    await using client = script("netcat", ["--port", `${await proxy.port()}`, "--tls-ca", cert]);
+    await client.until(/^What is your name\?\n/);
+    client.type("Ada\n");
+    await client.until(/^Welcome, Ada\n/m);
+    client.type("/quit\n");
+    expect(await client.exit()).toBe(0);
+    await proxy.until(/: 10 bytes there, .* back, .* s, ended\n/);
+    // What is behind is checked as well.
+    await using wrong = script("proxy", ["--port", "0", "--to", to, "--to-tls"]);
+    using conn = await connect({ port: await wrong.port() });
+    await fails(conn.recv(1), "ECONNRESET");
+    await wrong.until(/self signed certificate\n/);
+  });
+
   test.each([[[]], [["--relay"]]])("echo-threaded-server %p", async (more) => {
     await using server = script("echo-threaded-server", [...flags, "--threads", "2", ...more]);
     const port = await server.port();
