@@ -470,6 +470,17 @@ test("a script that does not exist is named, and nothing is run", async () => {
   expect(watching.stdout).toBe("");
 });
 
+test("what cannot go on is told in one line", async () => {
+  await using early = script("watch", ["--svg=/dev/null", "byte-order", "echo-client"]);
+  expect(await early.exit()).toBe(1);
+  expect(early.stderr).toBe("error: byte-order has ended before it said where it listens\n");
+  using taken = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  await using second = script("watch", [`--port=${taken.port}`, ...ECHO]);
+  expect(await second.exit()).toBe(1);
+  const where = `127.0.0.1:${taken.port}`;
+  expect(second.stderr).toBe(`error: cannot listen on ${where}: address already in use\n`);
+});
+
 test.each([["--svg"], ["--port=0"]])("a signal ends what it runs (%s)", async (how) => {
   const file = join(folder, "stopped.svg");
   const args = how === "--svg" ? [how, file] : [how];

@@ -1,7 +1,8 @@
 // The page: shows the picture, and replaces it by each new one, with server-sent events.
 
 import { isNumeric } from "../../lib/address.ts";
-import type { Language } from "./words.ts";
+import { SocketError } from "../../lib/errors.ts";
+import { type Language, LANGUAGES } from "./words.ts";
 
 /** The shortest time between two pictures. */
 const PAUSE_MS = 100;
@@ -14,70 +15,93 @@ export interface Page {
   stop(): void;
 }
 
-/** Serves the picture. Throws when the port is in use. */
-export function servePage(
-  where: { host: string; port: number; language: Language; title: string },
-  picture: (language: Language) => string,
-): Page {
-  const readers = new Set<{ language: Language; send(event: string): boolean; behind: boolean }>();
+interface Where {
+  host: string;
+  port: number;
+  /** For a reader who did not choose one. */
+  language: Language;
+  title: string;
+}
+
+/** Serves the picture. Throws `SocketError` when the port is in use. */
+export function servePage(where: Where, picture: (language: Language) => string): Page {
+  const readers = new Set<Reader>();
   let timer: Timer | undefined;
-  const flush = () => {
+  const send = () => {
     timer = undefined;
-    const made: Partial<Record<Language, string>> = {};
+    const made = new Map<Language, string>();
     for (const reader of readers) {
       const { language } = reader;
-      made[language] ??= event(picture(language));
-      reader.behind = !reader.send(made[language]);
+      if (!made.has(language)) made.set(language, event(picture(language)));
+      reader.isBehind = !reader.send(made.get(language)!);
     }
-    if ([...readers].some(({ behind }) => behind)) changed(); // a slow reader skips pictures
+    if ([...readers].some(({ isBehind }) => isBehind)) changed(); // it skips what comes meanwhile
   };
   const changed = () => {
-    timer ??= setTimeout(flush, PAUSE_MS);
+    timer ??= setTimeout(send, PAUSE_MS);
   };
 
-  const server = Bun.serve({
-    hostname: where.host,
-    port: where.port,
-    fetch(request, server) {
-      const { hostname, pathname, searchParams } = new URL(request.url);
-      // A name could be another site's that resolves to this address (DNS rebinding).
-      const isOurs =
-        isNumeric(hostname.replace(/[[\]]/g, "")) || ["localhost", where.host].includes(hostname);
-      if (!isOurs) return new Response("this page is for this machine\n", { status: 403 });
-      const asked = searchParams.get("lang");
-      const language = asked === "en" || asked === "ko" ? asked : where.language;
-      if (pathname === "/picture.svg") return reply("image/svg+xml", picture(language));
-      if (pathname === "/")
+  const answer = (request: Request, server: Bun.Server<undefined>): Response => {
+    const { hostname, pathname, searchParams } = new URL(request.url);
+    // A name could be another site's that resolves to this address (DNS rebinding).
+    const isAddress = isNumeric(hostname.replace(/[[\]]/g, ""));
+    if (!isAddress && hostname !== "localhost" && hostname !== where.host)
+      return new Response(`not for ${hostname}\n`, { status: 403 });
+    const asked = LANGUAGES.find((language) => language === searchParams.get("lang"));
+    const language = asked ?? where.language;
+    switch (pathname) {
+      case "/":
         return reply("text/html; charset=utf-8", html(where.title, language, picture(language)));
-      if (pathname !== "/events") return new Response("there is nothing here\n", { status: 404 });
-
-      server.timeout(request, 0);
-      let end = () => {};
-      const events = new ReadableStream<string>(
-        {
-          start(controller) {
-            const send = (event: string) => {
-              if (controller.desiredSize! <= 0) return false;
-              controller.enqueue(event);
-              return true;
-            };
-            const reader = { language, send, behind: false };
-            readers.add(reader);
-            end = () => readers.delete(reader);
-            send(event(picture(language)));
-          },
-          cancel: () => end(),
-        },
-        { highWaterMark: 2 },
-      );
-      return reply("text/event-stream", events);
-    },
-  });
-  const stop = () => {
-    clearTimeout(timer);
-    server.stop(true);
+      case "/picture.svg":
+        return reply("image/svg+xml", picture(language));
+      case "/events":
+        server.timeout(request, 0);
+        return reply("text/event-stream", subscribe(readers, language, event(picture(language))));
+      default:
+        return new Response("there is nothing here\n", { status: 404 });
+    }
   };
-  return { url: server.url.href, changed, stop };
+
+  const { host: hostname, port } = where;
+  try {
+    const server = Bun.serve({ hostname, port, fetch: answer });
+    const stop = () => {
+      clearTimeout(timer);
+      server.stop(true);
+    };
+    return { url: server.url.href, changed, stop };
+  } catch (cause) {
+    const { code = "EADDRINUSE" } = cause as { code?: string };
+    throw new SocketError(code, "listen", { host: hostname, port }, { cause: cause as Error });
+  }
+}
+
+/** A browser that has the page open. */
+interface Reader {
+  language: Language;
+  /** False if it has not taken the ones before. */
+  send(event: string): boolean;
+  isBehind: boolean;
+}
+
+function subscribe(readers: Set<Reader>, language: Language, first: string) {
+  let reader: Reader;
+  return new ReadableStream<string>(
+    {
+      start(controller) {
+        const send = (event: string) => {
+          if (controller.desiredSize! <= 0) return false;
+          controller.enqueue(event);
+          return true;
+        };
+        reader = { language, send, isBehind: false };
+        readers.add(reader);
+        send(first);
+      },
+      cancel: () => void readers.delete(reader),
+    },
+    { highWaterMark: 2 },
+  );
 }
 
 function event(svg: string): string {

@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 
-import { write } from "../../lib/cli.ts";
+import { fail, write } from "../../lib/cli.ts";
 import type { Call } from "./model.ts";
 
 /** Calls beyond this number are only counted. */
@@ -15,6 +15,9 @@ const QUIET_MS = 400;
 
 /** Ctrl-C in a terminal reaches the scripts too. Those that still run after this time get a SIGTERM. */
 const HEARD_MS = 300;
+
+/** A line without an end is passed on in parts of this many characters. */
+const MOST_LINE = 1 << 20;
 
 /** The calls so far. */
 export class Recording {
@@ -78,7 +81,9 @@ export async function run(
   const alone = others.length === 0;
   const server = start(first, 0, alone, into, signal);
   if (alone) return server.exited;
-  const port = (await Promise.race([server.listening, server.exited])) ?? "0";
+  const port =
+    (await Promise.race([server.listening, server.exited])) ??
+    (await fail(`${first} has ended before it said where it listens`));
   const clients: ReturnType<typeof start>[] = [];
   for (const command of others) {
     const script = clients.length + 1;
@@ -160,6 +165,9 @@ async function lines(output: ReadableStream<Uint8Array>, tell: (line: string) =>
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     lines.forEach(tell);
+    if (rest.length <= MOST_LINE) continue;
+    tell(rest);
+    rest = "";
   }
   if (rest !== "") tell(rest);
 }
