@@ -3,7 +3,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
-import { fails, PATIENCE_MS, python, recvAll, script, testPython } from "./helpers.ts";
+import { fails, failure, PATIENCE_MS, python, recvAll, script, testPython } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -66,6 +66,48 @@ describe("message-server and message-client", () => {
     await server.until(/^warning: .*: closed before all of the data had come\n/m, "stderr");
     await using client = script("message-client", ["--port", `${port}`]);
     expect(await client.exit()).toBe(0);
+  });
+
+  test.each([
+    ["fixed", ["--bytes", "1000"]],
+    ["delimited", []],
+    ["length", []],
+  ])("%s: a message that has begun is whole within --idle-timeout", async (framing, more) => {
+    const args = ["--port", "0", "--framing", framing, ...more, "--idle-timeout", "1"];
+    await using server = script("message-server", args);
+    using conn = await connect({ port: await server.port() });
+    const ended = failure(recvAll(conn));
+    await conn.sendAll("\0\0\u0003"); // of a length, or of a text
+    // A byte now and then keeps the connection from being idle, but not the message from being late.
+    for (let over = false; !over;) {
+      await conn.sendAll("x").catch(() => {});
+      over = await Promise.race([ended.then(() => true), Bun.sleep(100).then(() => false)]);
+    }
+    expect((await ended).code).toBe("ECONNRESET");
+    expect(server.stderr).toMatch(/^warning: connection with .*: connection timed out\n$/);
+  });
+
+  testPython("--max-buffered: above it, messages become whole one after another", async () => {
+    await using server = script("message-server", ["--port", "0", "--max-buffered", "8"]);
+    // Fifty clients send a mebibyte each, at the same moment, and read what comes back.
+    await using clients = python(
+      `
+frame = struct.pack(">I", 1 << 20) + b"x" * (1 << 20)
+def talk():
+    c = connect(sys.argv[1]); together.wait()
+    sender = threading.Thread(target=c.sendall, args=(frame,)); sender.start()
+    got = b""
+    while len(got) < len(frame) and (chunk := c.recv(65536)): got += chunk
+    whole.append(got == frame); sender.join()
+together = threading.Barrier(50); whole = []
+threads = [threading.Thread(target=talk) for _ in range(50)]
+for t in threads: t.start()
+for t in threads: t.join()
+print("whole", whole.count(True))`,
+      await server.port(),
+    );
+    expect((await clients.until(/whole (\d+)\n/))[1]).toBe("50");
+    expect(server.stderr).toBe("");
   });
 
   testPython("with CPython on the other side", async () => {

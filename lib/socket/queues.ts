@@ -4,6 +4,9 @@
 /** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
 export const CHUNK = 1024 * 1024;
 
+/** Memory of up to so many bytes may be kept for a part of it. */
+const SMALL = 64 * 1024;
+
 const NOTHING = Buffer.alloc(0);
 
 /** What waits at all sockets of this thread together, in bytes, and how much may. */
@@ -11,9 +14,28 @@ export const waiting = {
   bytes: 0,
   limit: Infinity,
   isFull: false,
-  /** Called when `isFull` has changed. */
+  /** Called when others may receive, or may not any longer. */
   changed: () => {},
 };
+
+/** Who goes on receiving above the limit, to make whole what has begun: some do, one after the other. */
+const finishing = new Set<object>();
+const FINISHERS = 8;
+
+/** Up to so much more, in bytes, comes with them. */
+const mostWith = (limit: number) => limit + Math.max(limit / 4, 4 << 20);
+
+/** Whether a connection in the middle of a message is one of them now. Else all could wait for ever. */
+export function mayFinish(conn: object): boolean {
+  if (finishing.has(conn)) return true;
+  const isOver = waiting.bytes > mostWith(waiting.limit);
+  return !isOver && finishing.size < FINISHERS && finishing.add(conn) !== null;
+}
+
+/** It waits no more: the next one may go on. */
+export function finished(conn: object): void {
+  if (finishing.delete(conn)) waiting.changed();
+}
 
 function more(bytes: number): void {
   waiting.bytes += bytes;
@@ -23,11 +45,13 @@ function more(bytes: number): void {
 }
 
 function less(bytes: number): void {
+  const before = waiting.bytes;
   waiting.bytes -= bytes;
+  if (!waiting.isFull) return;
   // Not at once below the limit: every change of this pauses or resumes all connections.
-  if (!waiting.isFull || waiting.bytes > waiting.limit * 0.75) return;
-  waiting.isFull = false;
-  waiting.changed();
+  if (waiting.bytes <= waiting.limit * 0.75) waiting.isFull = false;
+  const most = mostWith(waiting.limit);
+  if (!waiting.isFull || (before > most && waiting.bytes <= most)) waiting.changed();
 }
 
 /** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
@@ -81,7 +105,10 @@ export class Inbox {
     const chunk = this.#bytes.subarray(this.#start, end);
     this.#start = end;
     less(chunk.length);
-    if (end === this.#end) this.#bytes = NOTHING; // an empty one holds no memory
+    if (end === this.#end)
+      this.#bytes = NOTHING; // an empty one holds no memory
+    // And a little that is left holds no more than itself: what came with it may be kept for long.
+    else if (chunk.length > SMALL && this.length < chunk.length) this.#makeRoom(0, this.length);
     return chunk;
   }
 

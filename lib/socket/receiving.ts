@@ -6,7 +6,7 @@ import type { Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { Alarm } from "./alarm.ts";
 import { checkCount } from "./check.ts";
-import { CHUNK, Inbox, Outbox, waiting } from "./queues.ts";
+import { CHUNK, finished, Inbox, mayFinish, Outbox, waiting } from "./queues.ts";
 import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
 import { readableSide } from "./streams.ts";
 import { atTurnsEnd, hasTurned, isTooMany, nextTurn } from "./turn.ts";
@@ -270,6 +270,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     } finally {
       this._bits &= ~TAKING;
       this.#expected = 1;
+      finished(this);
     }
   }
 
@@ -335,7 +336,9 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     if (bits & (GONE | BROKEN)) return;
     const limit = Math.max(INBOX_LIMIT, this.#expected - 1);
     const isOver = this.#inbox !== null && this.#inbox.length > limit;
-    const isFull = !(bits & RECV_ENDED) && (isOver || (waiting.isFull && (bits & WATCHED) !== 0));
+    const isMiddle = (bits & TAKING) !== 0 && this.#inbox !== null;
+    const isHeld = waiting.isFull && (bits & WATCHED) !== 0 && !(isMiddle && mayFinish(this));
+    const isFull = !(bits & RECV_ENDED) && (isOver || isHeld);
     if (isFull === ((bits & PAUSED) !== 0)) return;
     this._bits ^= PAUSED;
     if (isFull) this._handle?.pause();
