@@ -6,8 +6,7 @@ import { parseArgs } from "node:util";
 /** One flag: what it takes, and its line in `--help`. The flag `maxSize` is typed as `--max-size`. */
 export type Flag =
   | { type: "boolean"; about: string }
-  | { type: "argument"; about: string } // a word without a flag; several are taken in the order given here
-  | { type: "arguments"; about: string } // all the words that are left, at least one
+  | { type: "arguments"; about: string } // the words without a flag, at least one
   | { type: "string"; about: string; default?: string; env?: string; takes?: string }
   | { type: "numbers"; about: string; default: string; env?: string }
   | { type: "choice"; about: string; default: string; choices: readonly string[]; env?: string }
@@ -27,19 +26,13 @@ export type Flags = Record<string, Flag>;
 /** The type of a flag's value. */
 export type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
-  : F extends { type: "argument" }
-    ? string
-    : F extends { type: "arguments" }
-      ? string[]
-      : F extends { type: "string" }
-        ? F extends { default: string }
-          ? string
-          : string | undefined
-        : F extends { type: "numbers" }
-          ? string[]
-          : F extends { type: "choice"; choices: readonly (infer Choice)[] }
-            ? Choice
-            : number;
+  : F extends { type: "arguments" | "numbers" }
+    ? string[]
+    : F extends { type: "string" }
+      ? string | (F extends { default: string } ? never : undefined)
+      : F extends { choices: readonly (infer Choice)[] }
+        ? Choice
+        : number;
 
 /** The flags of a script that listens; `HOST` and `PORT` in the environment count too. */
 export function serverFlags(port: number) {
@@ -92,7 +85,7 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
   for (const [name, flag] of Object.entries(flags)) {
     const text = given[kebab(name)];
     if (given.help) values[name] = text;
-    else if (flag.type === "argument" || flag.type === "arguments") values[name] = text;
+    else if (flag.type === "arguments") values[name] = text;
     else if (flag.type === "boolean") values[name] = text ?? false;
     else values[name] = valueOf(flag, kebab(name), text);
   }
@@ -102,7 +95,6 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
 /** The text of `--help`: the script's own, and a line for each flag. */
 export function helpText(help: string, flags: Flags): string {
   const rows = Object.entries(flags).map(([name, flag]): [string, string] => {
-    if (flag.type === "argument") return [name.toUpperCase(), flag.about];
     if (flag.type === "arguments") return [`${name.toUpperCase()}…`, flag.about];
     if (flag.type === "boolean") return [`--${kebab(name)}`, flag.about];
     if (name === "trace") return ["--trace", flag.about];
@@ -123,27 +115,18 @@ const TAKES = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", secon
 
 function parse(flags: Flags, args: string[]): Record<string, unknown> {
   const options: Record<string, { type: "boolean" | "string" }> = {};
-  const words: string[] = [];
-  let rest: string | undefined;
+  let words: string | undefined;
   for (const [name, { type }] of Object.entries(flags)) {
-    if (type === "arguments") rest = name;
-    if (type === "argument" || type === "arguments") words.push(name);
+    if (type === "arguments") words = name;
     else options[kebab(name)] = { type: type === "boolean" ? "boolean" : "string" };
   }
   try {
-    const joined = joinValues(args, options);
-    const parsed = parseArgs({ args: joined, options, allowPositionals: words.length > 0 });
+    const allowPositionals = words !== undefined;
+    const parsed = parseArgs({ args: joinValues(args, options), options, allowPositionals });
     const { values, positionals } = parsed;
-    const [missing] = words.slice(positionals.length);
-    const [stray] = positionals.slice(words.length);
-    if (stray !== undefined && rest === undefined)
-      throw new Error(`Unexpected argument '${stray}'`);
-    if (missing !== undefined && !values.help) throw new Error(`The ${missing} is missing`);
-    const given = words.map((word, i) => [
-      word,
-      word === rest ? positionals.slice(i) : positionals[i],
-    ]);
-    return { ...values, ...Object.fromEntries(given) };
+    if (words === undefined) return values;
+    if (positionals.length === 0 && !values.help) throw new Error(`The ${words} are missing`);
+    return { ...values, [words]: positionals };
   } catch (error) {
     // After the first sentence, parseArgs explains `--`, which no script here needs.
     const [line = ""] = (error as Error).message.split(/\. |\n/);
@@ -170,7 +153,7 @@ function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (capital) => `-${capital.toLowerCase()}`);
 }
 
-type Valued = Exclude<Flag, { type: "boolean" | "argument" | "arguments" }>;
+type Valued = Exclude<Flag, { type: "boolean" | "arguments" }>;
 
 function valueOf(flag: Valued, name: string, typed: unknown): unknown {
   const env = (flag.env !== undefined && process.env[flag.env]) || undefined;
