@@ -1,14 +1,14 @@
 const help = `
-TLS, and what is on the wire with it and without it. One process is the server, the client, and somebody
-between them who shows every byte that passes. The same sentence goes there and back in clear, then over TLS. Then
-the client expects another name, and then it does not know who has signed the certificate: it refuses both.
-Not from a tutorial: their programs talk in clear.
+TLS: the bytes on the wire with it and without it. One process is the server, the client, and a proxy between them
+that shows every byte. The same sentence goes there and back in clear text, then over TLS. Then the client expects
+another name, and then it does not know the certificate's authority: it refuses both.
+From where the tutorials stop: their programs send clear text.
 
   terminal 1:  bun run scripts/secure.ts
   terminal 2:  bun run scripts/secure.ts --trace           (it is all three itself)
 
-The certificate is made here, for this one run, which is good for trying out and for nothing else. The README has
-the line that makes one for your own machine; others get theirs from an authority.
+The certificate is made for this one run, which is good for trying out only. The README has the command that makes
+one for your own machine; real ones come from an authority.
 `;
 
 import { formatAddress } from "../lib/address.ts";
@@ -17,7 +17,7 @@ import { SocketError } from "../lib/errors.ts";
 import { type ClientTls, connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 import { makeCertificate } from "./secure/certificate.ts";
 
-/** A TLS record begins with a byte that says what it is: RFC 8446, section 5.1. */
+/** The first byte of a TLS record is its type: RFC 8446, section 5.1. */
 const RECORDS = { 20: "change of keys", 21: "alert", 22: "handshake", 23: "ciphertext" };
 
 const { message } = cli(help, {
@@ -62,7 +62,7 @@ async function echo(server: ServerSocket): Promise<void> {
   }
 }
 
-// Between the two, where anybody may be: passes everything on, and shows it.
+// The proxy between the two, as anybody on the way could run one: passes everything on, and shows it.
 async function watch(wire: ServerSocket, { address }: ServerSocket): Promise<void> {
   using client = await wire.accept();
   using server = await connect(address);
