@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { cli, fail, print } from "../lib/cli.ts";
+import { datagram } from "../lib/datagram.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { connect, type Socket } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
@@ -49,7 +50,8 @@ await using echo = new Process([process.execPath, "run", "scripts/echo-threaded-
 });
 const behind = `127.0.0.1:${await echo.port()}`;
 
-const visits: Record<string, Visit> = {
+const visits: Record<string, Visit | null> = {
+  "udp-echo-server": null, // by datagrams
   "echo-server --forever": exchange(() => Buffer.from("one message")),
   "echo-loop-server --forever": exchange(() => Buffer.from("text ".repeat(random(2000)))),
   "echo-threaded-server": exchange(data(300_000)),
@@ -127,6 +129,26 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
   async (conn) => Bun.sleep(random(30)),
 ];
 
+// Of datagrams some are lost: they are sent again. And who behaves ill sends many, and reads no reply.
+async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
+  using socket = await datagram({ peer: { host: "127.0.0.1", port: tally.port } });
+  if (!well) {
+    tally.misdeeds++;
+    for (let i = random(500); i > 0; i--) socket.trySendTo(pattern(random(1500), seed++));
+    await Bun.sleep(random(30));
+    return [0, 0];
+  }
+  const message = pattern(random(9000), seed++);
+  socket.setTimeout(500);
+  for (let tries = 0; tries < 60; tries++) {
+    await socket.send(message);
+    const reply = await socket.recv().catch(() => null);
+    if (reply?.equals(message)) return [message.length, reply.length];
+    if (reply !== null) throw new Error("a datagram that differs");
+  }
+  throw new Error("no reply");
+}
+
 interface Tally {
   server: Process;
   port: number;
@@ -143,7 +165,7 @@ interface Tally {
 const end = performance.now() + seconds * 1000;
 const going = () => performance.now() < end && !signal.aborted;
 
-async function soak(name: string, visit: Visit): Promise<Tally> {
+async function soak(name: string, visit: Visit | null): Promise<Tally> {
   // We read the server's output only up to its port, and `cat` drops the rest: if we read it all and were slow,
   // the server would have to wait for us.
   const tls = name.endsWith(TLS) ? { ca: cert } : undefined;
@@ -166,23 +188,28 @@ async function soak(name: string, visit: Visit): Promise<Tally> {
   return tally;
 }
 
-async function call(tally: Tally, visit: Visit, well: boolean): Promise<void> {
+async function call(tally: Tally, visit: Visit | null, well: boolean): Promise<void> {
   try {
-    const tls = well || random(2) > 0 ? tally.tls : undefined;
-    using conn = await connect({ port: tally.port, tls });
-    conn.setTimeout(30_000);
-    if (!well) {
-      tally.misdeeds++;
-      await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
-      return;
-    }
-    const [out, back] = await visit(conn);
+    const [out, back] = await (visit === null
+      ? callByDatagram(tally, well)
+      : callByConnection(tally, visit, well));
+    if (!well) return;
     tally.visits++;
     tally.out += out;
     tally.back += back;
   } catch (error) {
     if (well) tally.wrong.push(String(error));
   }
+}
+
+async function callByConnection(tally: Tally, visit: Visit, well: boolean) {
+  const tls = well || random(2) > 0 ? tally.tls : undefined;
+  using conn = await connect({ port: tally.port, tls });
+  conn.setTimeout(30_000);
+  if (well) return await visit(conn);
+  tally.misdeeds++;
+  await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+  return [0, 0] as const;
 }
 
 /** Resident memory and open descriptors: proc_pid_status(5), proc_pid_fd(5). */
