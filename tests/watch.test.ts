@@ -345,6 +345,27 @@ test("whatever a peer sends is text in the picture", () => {
   expect(svg.isWellFormed()).toBe(true);
 });
 
+test("with TLS the bytes are what the programs see, and the picture says so", () => {
+  const secure = (ends: ("accept" | "connect")[]) => {
+    const made = { name: "server#1", local: SERVER };
+    const tls = (yes: boolean) => `${SERVER}${yes ? ", tls" : ""}`;
+    const listen = call(0, { call: "listen", made, args: tls(ends.includes("accept")) });
+    const [accept, connect] = opened() as [Call, Call];
+    connect.args = tls(ends.includes("connect"));
+    return [listen, accept, connect, send(1, 4), recv(0, 4)];
+  };
+  const links = (calls: Call[]) =>
+    tell(calls).connections[0]!.links.filter(({ kind }) => kind === "bytes").length;
+  const buffers = (calls: Call[]) => pictureOf(calls).match(/class="buffer/g)!.length;
+  expect(pictureOf(secure([]))).not.toContain("encrypted");
+  expect(pictureOf(secure(["accept", "connect"]))).toContain("encrypted");
+  expect([links(secure([])), links(secure(["accept", "connect"]))]).toEqual([1, 1]);
+  // Something in between sees other bytes: nobody knows which are which.
+  const between = secure(["connect"]);
+  expect(links(between)).toBe(0);
+  expect(buffers(between)).toBe(1); // the legend's
+});
+
 test("whatever was traced, there is a picture of it", () => {
   const one = fc.record({
     script: fc.integer({ min: 0, max: 2 }),

@@ -73,7 +73,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
     const y = layout.began(send);
     const lost = kind === "datagram" && own.length === 0 && far !== undefined && !!closeOf(far);
     if (layout.isFolded(send)) {
-      if (!lost) changes.push([y, send.bytes!], ...taken);
+      if (!lost && far?.tls === end.tls) changes.push([y, send.bytes!], ...taken);
       continue;
     }
     const straight = own.length === 1 && isAwaited(layout, connection, own[0]!);
@@ -84,7 +84,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
       if (lost) drawn.push(cross("bad", half + INWARD[end.side] * 8, arrives));
     } else {
       drawn.push(arrow(color, x, y, to, arrives));
-      if (!straight) changes.push([arrives, send.bytes!], ...taken);
+      if (!straight && far.tls === end.tls) changes.push([arrives, send.bytes!], ...taken);
     }
     drawn.push(onTheWay([x, to], y, arrives, [["data", send.data ?? ""]]));
   }
@@ -153,9 +153,10 @@ function drawOpening(layout: Layout, connection: Connection, opening: Link): str
   const y = layout.began(from);
   const straight = isAwaited(layout, connection, opening);
   const end = straight ? layout.ended(to) : y + SIZE.hop;
+  const { opens, opensTls } = layout.words;
   const drawn = [
     arrow(color, x, y, inside(layout, connection, other), end),
-    onTheWay([x, far], y, end, [["note", layout.words.opens]]),
+    onTheWay([x, far], y, end, [["note", connection.ends[side]?.tls ? opensTls : opens]]),
   ];
   if (!straight) drawn.push(line(`queue ${color}`, far, end, far, layout.ended(to)));
   return drawn;

@@ -17,6 +17,8 @@ export interface End {
   origin: Call;
   /** Its own calls, in the order in which they returned. */
   calls: Call[];
+  /** Its bytes are encrypted on the wire. */
+  tls?: boolean;
   /** The end of its process, which closes what was left open. */
   exit?: Call;
 }
@@ -78,16 +80,21 @@ export function isReceive({ call, bytes }: Call): boolean {
 
 function endsOf(calls: Call[]): End[] {
   const ends = new Map<string, End>();
+  const secure = new Set<string>(); // the servers that speak TLS
   for (const call of calls) {
     const { made, on, pid } = call;
+    const own = `${actorOf(call)}/${on}`;
     if (call.call === "exit") {
       for (const end of ends.values()) if (end.origin.pid === pid) end.exit ??= call;
     }
+    const speaksTls = call.args.endsWith(", tls");
+    if (made !== undefined && speaksTls) secure.add(`${actorOf(call)}/${made.name}`);
     if (made?.remote !== undefined) {
       const side = call.script === 0 ? 0 : 1;
-      ends.set(`${actorOf(call)}/${made.name}`, { side, origin: call, calls: [] });
+      const tls = speaksTls || secure.has(own);
+      ends.set(`${actorOf(call)}/${made.name}`, { side, origin: call, calls: [], tls });
     }
-    if (on !== undefined) ends.get(`${actorOf(call)}/${on}`)?.calls.push(call);
+    ends.get(own)?.calls.push(call);
   }
   return [...ends.values()].filter(({ origin }) => /accept|connect/i.test(origin.call));
 }
@@ -188,10 +195,11 @@ function startOf({ ends }: Pair): number {
 function linksOf({ kind, ends: [left, right] }: Pair): Link[] {
   if (left === undefined || right === undefined) return [];
   if (kind === "datagram") return [...datagrams(left, right), ...datagrams(right, left)];
+  // If only one of them speaks TLS, the bytes that the other one sees are encrypted: they are others.
+  const same = left.tls === right.tls;
   return [
     ...opening(left, right),
-    ...stream(left, right),
-    ...stream(right, left),
+    ...(same ? [...stream(left, right), ...stream(right, left)] : []),
     ...ending(left, right),
     ...ending(right, left),
   ];
