@@ -141,10 +141,9 @@ export async function serve(
 // What a handler throws because of its own close() or reset(), or because the signal ended its wait or
 // the message that was coming.
 function isMeant(error: unknown, conn: Socket, signal: AbortSignal): boolean {
-  if (isAbort(error, signal)) return true;
-  const { code } = error instanceof SocketError ? error : { code: "" };
+  const code = error instanceof SocketError ? error.code : "";
   if (code === "EBADF") return conn.poll() === POLLNVAL;
-  return code === "EINCOMPLETE" && signal.aborted;
+  return isAbort(error, signal) || (signal.aborted && code === "EINCOMPLETE");
 }
 
 // A client that is still sending when we close would be reset, and might lose the reply that is on its

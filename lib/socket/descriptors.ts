@@ -2,15 +2,10 @@
 
 let limit: Promise<number> | undefined;
 
-/** RLIMIT_NOFILE of getrlimit(2), read from proc_pid_limits(5). `Infinity` where there is no such file. */
+/** getrlimit(2), as Linux shows it in proc_pid_limits(5). `Infinity` where nobody says. */
 export function descriptorLimit(): Promise<number> {
-  return (limit ??= read());
-}
-
-async function read(): Promise<number> {
-  const limits = await Bun.file("/proc/self/limits")
+  const read = (limits: string) => Number(limits.match(/^Max open files +(\d+)/m)?.[1] ?? Infinity);
+  return (limit ??= Bun.file("/proc/self/limits")
     .text()
-    .catch(() => "");
-  const [, files] = limits.match(/^Max open files +(\d+)/m) ?? [];
-  return files === undefined ? Infinity : Number(files);
+    .then(read, () => Infinity));
 }

@@ -28,8 +28,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   readonly #backlog: number;
   readonly #change = new Change();
   #queue: Socket[] = [];
-  #accepted = 0;
-  #acceptedBefore = 0;
+  #isTaking = false; // since the last look at the backlog, somebody has taken a connection
   #overfull = false; // in this turn of the loop
   #lastDescriptor = Infinity;
   #refusing = false;
@@ -128,8 +127,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   opened(handle: Handle): void {
     if (this.#closed) return handle.terminate();
     // The kernel gives the lowest number that is free.
-    const { fd } = handle as unknown as { fd: number };
-    if (fd > this.#lastDescriptor) return this.#refuse(handle);
+    if ((handle as unknown as { fd: number }).fd > this.#lastDescriptor)
+      return this.#refuse(handle);
     this.#refusing = false;
     if (this.#waiting >= this.#backlog) this.#limit();
     if (this.#tls === undefined) return this.#ready(handle);
@@ -138,7 +137,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const peer = host === "" ? this.address : { host, port }; // it has gone, or never had one
     secure(handle, this.#tls, this.#handshakes, {
       opened: (secured) => {
-        this.#accepted++; // what waits for its own next step is not what nobody takes
+        this.#isTaking = true; // what waits for its own next step is not what nobody takes
         this.#ready(secured);
       },
       failed: (cause) => this.onRefused(new SocketError(cause.code, "accept", peer, { cause })),
@@ -158,9 +157,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   // The non-blocking core: null while nobody waits.
   #next(): Socket | null {
     if (this.poll() & POLLNVAL) throw this.#closedError();
-    const conn = this.#queue.shift();
-    if (conn === undefined) return null;
-    this.#accepted++;
+    const conn = this.#queue.shift() ?? null;
+    if (conn !== null) this.#isTaking = true;
     return conn;
   }
 
@@ -178,9 +176,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   #trim(): void {
     this.#queue = this.#queue.filter((conn) => !isBroken(conn));
-    const isTaking = this.#accepted > this.#acceptedBefore;
-    this.#acceptedBefore = this.#accepted;
-    const most = this.#backlog + (isTaking ? ONE_TURN : 0);
+    const most = this.#backlog + (this.#isTaking ? ONE_TURN : 0);
+    this.#isTaking = false;
     const newest = [...this.#handshakes].slice(Math.max(0, most - this.#queue.length));
     for (const callOff of newest) callOff();
     for (const conn of this.#queue.splice(most)) conn.reset();

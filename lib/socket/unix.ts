@@ -35,17 +35,14 @@ export function removing(path: string, stop: () => void): () => void {
   const made = lstatSync(path).ino; // no other file has this inode while the socket lives
   return () => {
     const isOurs = lstatSync(path, { throwIfNoEntry: false })?.ino === made;
+    if (isOurs) return stop();
     const aside = `${path}.${process.pid}`;
-    if (!isOurs) move(path, aside);
-    stop();
-    if (!isOurs) move(aside, path);
+    try {
+      renameSync(path, aside);
+      stop();
+      renameSync(aside, path);
+    } catch {
+      stop(); // nothing has that name, or it is not ours to move, and so not ours to remove
+    }
   };
-}
-
-function move(from: string, to: string): void {
-  try {
-    renameSync(from, to);
-  } catch {
-    // There is no such file, or we may not move it; then we may not remove it either.
-  }
 }
