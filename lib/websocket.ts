@@ -172,8 +172,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
       await (this.#over = this.#end(frames.closing(error.status, error.message), true));
       throw this.#error(error.code, "recv", error.message);
     }
-    const isCutOff = error instanceof SocketError && error.code === "EINCOMPLETE";
-    if (!isCutOff || !this.#signal?.aborted) throw error;
+    if (!this.#signal?.aborted) throw error;
   }
 
   async #end(says: string | Buffer, isAnswer: boolean): Promise<void> {

@@ -33,6 +33,10 @@ import {
 
 const MIB = 1 << 20;
 
+// As in fuzz.test.ts.
+const seed = process.env.FUZZ_SEED === undefined ? {} : { seed: Number(process.env.FUZZ_SEED) };
+const runs = (times: number) => ({ numRuns: Number(process.env.FUZZ_RUNS ?? times), ...seed });
+
 // ---- frames
 
 /** A frame as the RFC draws it, written byte by byte, and also as it must not be. */
@@ -116,7 +120,7 @@ describe("frames", () => {
         for (let i = 0; i < length; i++) wanted[i]! ^= keys[i % 4]!;
         expect(frames.masked(bytes, key).equals(wanted)).toBe(true);
       }),
-      { numRuns: 2_000 },
+      runs(2_000),
     );
   });
 
@@ -154,7 +158,7 @@ describe("frames", () => {
           expect(decoded(pieces, masked)).toEqual(wanted);
         },
       ),
-      { numRuns: Number(process.env.FUZZ_RUNS ?? 1_000) },
+      runs(1_000),
     );
   });
 
@@ -168,8 +172,14 @@ describe("frames", () => {
           expect([1002, 1009]).toContain((error as frames.Breach).status);
         }
       }),
-      { numRuns: Number(process.env.FUZZ_RUNS ?? 3_000) },
+      runs(3_000),
     );
+  });
+
+  test("the limit is that of a message, not of all that are in fragments", () => {
+    const message = [frame(TEXT, "x".repeat(60), open), frame(MORE, "y".repeat(40))];
+    const got = decoded([...message, ...message, ...message], true, 100);
+    expect(got).toEqual(Array(3).fill(`1:${"x".repeat(60)}${"y".repeat(40)}`));
   });
 
   test("a megabyte in fragments of one byte is held in little more than that", () => {
@@ -265,7 +275,7 @@ describe("messages", () => {
       "",
       "안녕 👋",
       "\ufeffkept",
-      "x".repeat(70_000),
+      "x".repeat(MIB),
       Buffer.alloc(0),
       pattern(300),
     ]) {
@@ -624,6 +634,9 @@ describe("closing", () => {
     for (const text of ["one", "two"]) expect(String((await recvFrame(raw)).payload)).toBe(text);
     for (const conn of [idle, raw]) {
       await closesWith(conn, 1001);
+      // The server has sent FIN, and does not reset the connection when something still comes.
+      await conn.sendAll(frame(TEXT, "late"));
+      for (let i = 0; i < 3; i++) await turn();
       await conn.sendAll(frame(CLOSE, status(1001)));
       conn.close();
     }
@@ -752,6 +765,10 @@ describe("the opening handshake", () => {
       expect(await recvHead(both.far)).toStartWith("HTTP/1.1 400 ");
       both.far.close();
       expect(await accepting).toBe(null);
+      using quick = await served();
+      jest.advanceTimersByTime(60_000);
+      await quick.raw.sendAll(frame(TEXT, "later"));
+      expect((await quick.ours[Symbol.asyncIterator]().next()).value).toBe("later");
     } finally {
       jest.useRealTimers();
     }
