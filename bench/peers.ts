@@ -54,6 +54,16 @@ export const bare: Peer = { name: "bare Bun.listen", needs: bun, run: [bun, sour
 
 export const selectServer = script("lib, select", "select-server.ts");
 
+/** With its store in `file`. */
+export const weatherStation = (file: string): Peer =>
+  script(
+    "station",
+    "weather-station.ts",
+    "--host=127.0.0.1",
+    "--web-port=0",
+    `--store=sqlite://${file}`,
+  );
+
 export const echoPeers = (built: string): Peer[] => [
   bare,
   ours("lib, recv loop", "recv"),

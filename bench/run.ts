@@ -20,9 +20,11 @@ import {
   proxyPeers,
   selectServer,
   udpPeers,
+  weatherStation,
   websocketPeers,
 } from "./peers.ts";
 import { type Results, save } from "./picture.ts";
+import { report } from "./station.ts";
 
 const ALL_LOADS = [100, 1_000, 65_536, 1_048_576]
   .flatMap((size) => [1, 50, 500].map((connections) => `${connections}x${size}`))
@@ -48,7 +50,7 @@ const {
   },
   parts: {
     type: "string",
-    about: "some of echo,rate,proxy,websocket,select,start,idle,udp; all unless told",
+    about: "some of echo,rate,proxy,websocket,select,start,idle,udp,station; all unless told",
   },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
@@ -126,14 +128,20 @@ async function withServer<T>(
   }
 }
 
-async function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
-  let text = "";
-  for await (const chunk of output) {
-    text += new TextDecoder().decode(chunk);
-    const [, port] = text.match(/^(?:listening on .*:)?(\d+)\n/m) ?? [];
-    if (port !== undefined) return Number(port);
-  }
-  throw new Error(`no port in: ${text}`);
+// Goes on reading: a script whose output nobody reads ends.
+function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  const read = async () => {
+    let text = "";
+    for await (const chunk of output) {
+      text += new TextDecoder().decode(chunk);
+      const [, port] = text.match(/^(?:listening on .*:)?(\d+)\n/m) ?? [];
+      if (port !== undefined) resolve(Number(port));
+    }
+    reject(new Error(`no port in: ${text}`));
+  };
+  read();
+  return promise;
 }
 
 // Opens idle connections, and waits until the server has accepted them all.
@@ -188,6 +196,22 @@ function idleCost(peer: Peer): Promise<number> {
     const before = await weigh();
     using _more = await openIdle(pid, port, idle);
     return (((await weigh()) - before) * (1 << 20)) / idle;
+  });
+}
+
+// The weather station under a load: readings a second, and how long their sensors wait for the answer.
+function measureStation(offered: number) {
+  const peer = weatherStation(join(built, "weather.db"));
+  return withServer(peer, async (pid, port) => {
+    await report(port, offered, WARM_UP_SECONDS);
+    const before = usage(pid);
+    const { readings, seconds: took, answers } = await report(port, offered, seconds);
+    const after = usage(pid);
+    const ticks = after.user + after.system - before.user - before.system;
+    answers.sort((a, b) => a - b);
+    const [p50, p99] = [0.5, 0.99].map((part) => answers[Math.floor(part * answers.length)]!);
+    const percent = (ticks * TICK_US) / took / 10_000;
+    return { rate: readings / took, percent, p50: p50!, p99: p99!, memory: after.memory };
   });
 }
 
@@ -339,6 +363,30 @@ const measurements: Record<string, () => Promise<void>> = {
     for (const load of udpKinds) {
       const title = `datagrams, ${load.connections} under way x ${load.size} bytes`;
       await compare(title, servers.map(under({ ...load, program: "udp-load.ts" })));
+    }
+  },
+
+  // Readings into SQLite, each answered when it is committed.
+  async station() {
+    await print(
+      "\n| readings a second from 50 sensors | stored a second | CPU | p50 | p99 | memory |",
+    );
+    await print("| --- | --: | --: | --: | --: | --: |");
+    for (const offered of [rate, 0]) {
+      const results: Awaited<ReturnType<typeof measureStation>>[] = [];
+      for (let round = 0; round < rounds; round++) {
+        results.push(await measureStation(offered));
+      }
+      type Key = keyof (typeof results)[0];
+      const median = (of: Key) => medianOf(results.map((result) => result[of]));
+      const cells = [
+        median("rate").toFixed(0),
+        `${median("percent").toFixed(0)} %`,
+        WRITTEN.p50(median("p50")),
+        WRITTEN.p99(median("p99")),
+        WRITTEN.memory(median("memory")),
+      ];
+      await print(`| ${offered || "as fast as it takes them"} | ${cells.join(" | ")} |`);
     }
   },
 };

@@ -1,5 +1,6 @@
 const help = `
-Weather sensor: sends six temperatures to the weather station, two seconds apart, and closes.
+Weather sensor: sends six temperatures to the weather station, two seconds apart, and closes. What the station
+answers is printed: weather-station says how many it has stored, weather-receiver says nothing.
 Documented in tutorial 001, "Client".
 
   terminal 1:  bun run scripts/weather-receiver.ts
@@ -8,13 +9,15 @@ Documented in tutorial 001, "Client".
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { cli, clientFlags, fail, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, peerText, print } from "../lib/cli.ts";
+import { lines } from "../lib/framing.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { connect } from "../lib/socket.ts";
 
-const { host, port, readings, interval, signal } = cli(help, {
+const { host, port, sensor, readings, interval, signal } = cli(help, {
   port: { ...clientFlags(23456).port, about: "the station's port" },
   host: { type: "string", about: "the station's address or name (default: this machine's own)" },
+  sensor: { type: "string", about: "the sensor's name, for weather-station (default: its host)" },
   readings: { type: "numbers", default: "15,22,21,26,25,19", about: "the temperatures to send" },
   interval: { type: "seconds", default: 2, min: 0, about: "time after each" },
 });
@@ -30,6 +33,7 @@ conn.waitReadable().then(
   () => {}, // we closed first
 );
 
+if (sensor !== undefined) await conn.sendAll(`sensor: ${sensor}\n`);
 for (const reading of readings) {
   await print(`data: ${reading}`);
   await conn.sendAll(`temperature: ${reading}\n`);
@@ -38,6 +42,9 @@ for (const reading of readings) {
 
 // That we have sent everything does not mean that the station has received it. So we send FIN and wait for the
 // station to close: it does so when it has read everything. If it dies before, its kernel resets the connection.
+//
+// But its FIN alone acknowledges nothing: the kernel sends one for a process that is killed when it has read
+// everything, too. Only an answer says that the readings are stored.
 finished = true;
 conn.shutdown("write");
-await conn.recv(1);
+for await (const answer of lines(conn)) await print(peerText(answer));

@@ -1,9 +1,22 @@
-// haproxy.cfg: a balancer in front of three echo servers, which die and are restarted under load.
+// haproxy.cfg: a balancer in front of three echo servers, which die and are restarted under load, and in front
+// of two weather stations; and what compose.yaml makes of it.
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { PATIENCE_MS, Process, recvAll, script } from "./helpers.ts";
+import {
+  freePort,
+  PATIENCE_MS,
+  Postgres,
+  Process,
+  recvAll,
+  report,
+  root,
+  script,
+  station,
+  temporaryFolder,
+  testPostgres,
+} from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -89,3 +102,49 @@ testBalancer("each replica is restarted in turn under load, and no message is lo
 async function untilSaid(process: Process, before: number, text: string): Promise<void> {
   await process.until(new RegExp(`^[\\s\\S]{${before}}[\\s\\S]*${text}`), "stderr");
 }
+
+if (haproxy === null) test.skip("two stations behind it (skipped: no haproxy)", twoStations);
+else testPostgres("two stations behind it", twoStations);
+
+async function twoStations(): Promise<void> {
+  await using postgres = new Postgres();
+  await postgres.start();
+  using folder = temporaryFolder();
+  await using one = await station(folder, postgres.url);
+  await using two = await station(folder, postgres.url);
+  const [sensors, page] = [freePort(), freePort()];
+  const at = (port: number | string) => `127.0.0.1:${port}`;
+  const pageOf = ({ url }: { url: string }) => at(new URL(url).port);
+  await using balancer = new Process([haproxy!, "-db", "-f", "haproxy.cfg"], {
+    ...{ SENSORS: at(sensors), SENSORS1: at(one.tcp), SENSORS2: at(two.tcp) },
+    ...{ PAGE: at(page), PAGE1: pageOf(one), PAGE2: pageOf(two) },
+  });
+  const answer = (celsius: number) => report(sensors, `temperature: ${celsius}`);
+  while ((await answer(0).catch(() => "")) !== "stored 1\n"); // until the balancer is up
+  const answers = await Promise.all(Array.from({ length: 20 }, (_, i) => answer(i)));
+  expect(new Set(answers)).toEqual(new Set(["stored 1\n"]));
+  const stored = await (await fetch(`http://${at(page)}/readings`)).json();
+  expect(stored).toBeArrayOfSize(21);
+  await one[Symbol.asyncDispose]();
+  while ((await answer(0).catch(() => "")) !== "stored 1\n"); // the other one takes over
+  expect(balancer.stderr).not.toContain("ALERT");
+}
+
+test("compose.yaml: its stations take what they are given", async () => {
+  const { services } = Bun.YAML.parse(await Bun.file(`${root}/compose.yaml`).text()) as any;
+  const config = await Bun.file(`${root}/haproxy.cfg`).text();
+  for (const name of ["balancer", "stations"]) {
+    for (const [variable, address] of Object.entries<string>(services[name].environment)) {
+      expect(config).toContain(`"$${variable}"`);
+      const [host, port] = address.split(":");
+      if (host !== "0.0.0.0") expect(services).toHaveProperty(host!);
+      else expect(services[name].ports).toContain(`${port}:${port}`);
+    }
+  }
+  for (const name of ["station1", "station2"]) {
+    const [file, ...flags] = services[name].command;
+    await using refused = new Process([process.execPath, file, ...flags, "--port=-1"]);
+    expect(await refused.exit()).toBe(2);
+    expect(refused.stderr).toStartWith("error: --port "); // and nothing before it
+  }
+});

@@ -2,7 +2,17 @@
 
 import assert from "node:assert/strict";
 import { constants } from "node:crypto";
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "bun:test";
 
@@ -30,7 +40,7 @@ export const scripts = readdirSync(`${root}/scripts`)
 // Those that have no connections have their tests in udp-echo.test.ts.
 const connecting = scripts.filter((name) => !name.startsWith("udp-"));
 /** The servers among them. */
-export const servers = connecting.filter((name) => /server$|receiver$/.test(name));
+export const servers = connecting.filter((name) => /server$|receiver$|station$/.test(name));
 /** The clients among them. */
 export const clients = connecting.filter((name) => /client$|sender$/.test(name));
 
@@ -209,13 +219,45 @@ export class Process implements AsyncDisposable {
   }
 }
 
+/** Flags without which two runs of a script would disturb each other. */
+export const APART: Record<string, string[]> = {
+  "weather-station": ["--web-port=0", "--store=sqlite://:memory:"],
+};
+
 /** `bun run scripts/NAME.ts ARGS`. */
 export function script(
   name: string,
   args: string[] = [],
   env: Record<string, string> = {},
 ): Process {
-  return new Process([process.execPath, "run", `scripts/${name}.ts`, ...args], env);
+  const flags = [...(APART[name] ?? []), ...args];
+  return new Process([process.execPath, "run", `scripts/${name}.ts`, ...flags], env);
+}
+
+/** A folder that is removed with all that is in it. */
+export function temporaryFolder(): Disposable & { path: string } {
+  const path = mkdtempSync(join(tmpdir(), "sockets-"));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
+}
+
+/** A weather station: `tcp` is the port for sensors, `url` the page. Its store is in the folder. */
+export async function station(
+  folder: { path: string },
+  store = `sqlite://${folder.path}/weather.db`,
+  ...args: string[]
+): Promise<Process & { tcp: number; url: string }> {
+  const flags = ["--host=127.0.0.1", "--port=0", `--store=${store}`];
+  const started = script("weather-station", [...flags, ...args]);
+  const [, port, url] = await started.until(/^listening on .*:(\d+)\npage at (.*)\n/);
+  return Object.assign(started, { tcp: Number(port), url: url! });
+}
+
+/** What a weather station answers to a sensor that sends these lines, and then FIN. */
+export async function report(port: number, ...lines: string[]): Promise<string> {
+  using conn = await connect({ port });
+  await conn.sendAll(lines.map((line) => `${line}\n`).join(""));
+  conn.shutdown("write");
+  return String(await recvAll(conn));
 }
 
 /** A CPython program. Its `listen()` makes a listening socket and prints the port. */
@@ -337,6 +379,56 @@ export async function defaultPorts(): Promise<Disposable> {
       using conn = await connect({ port }).catch(() => null);
       await conn?.recv(1).catch(() => {});
     }
+  }
+}
+
+const [postgres] = new Bun.Glob("/usr/lib/postgresql/*/bin/postgres").scanSync({ absolute: true });
+
+/** A test with a real PostgreSQL. */
+export function testPostgres(name: string, body: () => Promise<void>): void {
+  if (postgres === undefined) test.skip(`${name} (skipped: no postgresql)`, body);
+  else test(name, body);
+}
+
+/** A PostgreSQL of its own, which can be stopped and started. Disposing of it removes it. */
+export class Postgres implements AsyncDisposable {
+  readonly url: string;
+  readonly #folder = mkdtempSync(join(tmpdir(), "postgres-"));
+  #server: Process | undefined;
+
+  constructor(readonly port = freePort()) {
+    this.url = `postgres://weather@127.0.0.1:${port}/postgres`;
+  }
+
+  async start(): Promise<void> {
+    const data = join(this.#folder, "data");
+    if (!existsSync(data)) {
+      chmodSync(this.#folder, 0o777);
+      const flags = ["-D", data, "-A", "trust", "-U", "weather", "--no-sync"];
+      await using init = this.#run(postgres!.replace(/postgres$/, "initdb"), ...flags);
+      if ((await init.exit()) !== 0) throw new Error(init.stderr);
+    }
+    const flags = ["-D", data, "-p", `${this.port}`, "-h", "127.0.0.1", "-k", this.#folder];
+    this.#server = this.#run(postgres!, ...flags);
+    await this.#server.until(/database system is ready to accept connections/, "stderr");
+  }
+
+  /** Ends it and its connections, in order. */
+  async stop(): Promise<void> {
+    this.#server?.kill("SIGINT");
+    await this.#server?.exit();
+    await this.#server?.[Symbol.asyncDispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    rmSync(this.#folder, { recursive: true });
+  }
+
+  // It refuses to run for root.
+  #run(...command: string[]): Process {
+    const user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"];
+    return new Process(process.getuid?.() === 0 ? [...user, ...command] : command);
   }
 }
 

@@ -1,6 +1,6 @@
 // The rooms of lib/: which file may import which. Arrows run down only; `FLOORS` is the order.
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, test } from "bun:test";
 
@@ -83,7 +83,7 @@ test("scripts import the public files of lib and the folder with their own name,
 });
 
 test("every import names a file that is there", () => {
-  expect(arrows.filter(([, to]) => !files.includes(to))).toEqual([]);
+  expect(arrows.filter(([, to]) => !existsSync(join(root, to)))).toEqual([]); // a page is one, too
 });
 
 test("lib stays small: 2,700 lines of code in all, and about 400 a file", () => {

@@ -1,5 +1,5 @@
-// The image, built from the real Dockerfile and run; and the balancer's configuration, in front of real
-// replicas. CONTAINER_ENGINE names the command to use; without one that works, it is skipped.
+// The image, built from the real Dockerfile and run. CONTAINER_ENGINE names the command to use; without one that
+// works, it is skipped.
 
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 
 import { connect } from "../lib/socket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
-import { PATIENCE_MS, Process, root, script, scripts } from "./helpers.ts";
+import { PATIENCE_MS, Process, report, root, scripts } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
@@ -98,6 +98,14 @@ describe.skipIf(!works)(
       await conn.sendAll("안녕");
       expect(String(await conn.recvExactly(6))).toBe("안녕");
       rmSync(folder, { recursive: true });
+    });
+
+    test("the weather station brings its page, and stores where it may write", async () => {
+      const store = ["--store", "sqlite:///tmp/weather.db"];
+      const { name, port } = await run(23456, ["scripts/weather-station.ts", ...store]);
+      expect(await report(port, "temperature: 5")).toBe("stored 1\n");
+      const get = "console.log(await (await fetch('http://127.0.0.1:8090/')).text())";
+      expect(await done("exec", name, "bun", "-e", get)).toContain("<svg");
     });
 
     test("flags alone are for the default script; --help is ours", async () => {

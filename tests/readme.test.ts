@@ -15,7 +15,18 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { defaultPorts, PATIENCE_MS, Process, root, scripts, testWith } from "./helpers.ts";
+import {
+  defaultPorts,
+  freePort,
+  PATIENCE_MS,
+  Postgres,
+  Process,
+  report,
+  root,
+  scripts,
+  testPostgres,
+  testWith,
+} from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
@@ -71,7 +82,8 @@ const searchPath = `${dirname(process.execPath)}:${process.env.PATH}`;
 // A command as a reader types it, in a folder.
 function shell(command: string, cwd = root): Process {
   const here = command.replace(NPX, "bun");
-  return new Process(["bash", "-c", `cd '${cwd}' && ${here}`], { PATH: searchPath });
+  const store = cwd === root ? "sqlite://:memory:" : ""; // no weather.db is left here
+  return new Process(["bash", "-c", `cd '${cwd}' && ${here}`], { PATH: searchPath, STORE: store });
 }
 
 const NPX = /npx -y bun@([\d.]+)/;
@@ -106,6 +118,7 @@ describe("the tables of scripts", () => {
       await two.endInput();
     }
     expect(await two.exit(), two.stderr).toBe(0);
+    if (client.includes("--sensor")) expect(two.stdout).toEndWith("\nstored 6\n");
     if (!server!.includes("weather")) expect(two.stdout).toMatch(/hello|200 OK|messages\/s/);
   });
 });
@@ -189,6 +202,34 @@ describe("the commands", () => {
     await using curl = shell(`exec ${line("curl")}`, project);
     expect(await curl.exit(), curl.stderr).toBe(0);
     expect(curl.stdout).toContain("GET /hello HTTP/1.1");
+  });
+
+  const stations = lines.filter((line) => line.startsWith("bun run scripts/weather-station.ts"));
+
+  test("one weather station, which stores in weather.db", async () => {
+    await using one = shell(`exec ${stations[0]} --host 127.0.0.1`, project);
+    await one.until(/^page at http:\/\/127\.0\.0\.1:8090\/\n/m);
+    expect(await report(await one.port(), "temperature: 1")).toBe("stored 1\n");
+    expect(existsSync(join(project, "weather.db"))).toBe(true);
+  });
+
+  testPostgres("two weather stations with one Postgres", async () => {
+    // At the port that needs no saying; where that is taken, at another.
+    const usual = await connect({ port: 5432 }).catch(() => null);
+    usual?.close();
+    await using postgres = new Postgres(usual === null ? 5432 : freePort());
+    await postgres.start();
+    await using sql = new Bun.SQL(postgres.url, { max: 1 });
+    await sql`CREATE DATABASE weather`;
+    const [first, second] = stations.slice(1).map((line) => {
+      const command = line.replace("@127.0.0.1/", `@127.0.0.1:${postgres.port}/`);
+      return shell(`exec ${usual === null ? line : command} --host 127.0.0.1`, project);
+    });
+    await using one = first!;
+    await using two = second!;
+    const [, page] = await two.until(/^page at (http:\/\/127\.0\.0\.1:8091\/)\n/m);
+    expect(await report(await one.port(), "temperature: 4")).toBe("stored 1\n");
+    expect(await (await fetch(`${page}readings`)).json()).toMatchObject([{ celsius: 4 }]);
   });
 
   test("build a single file", async () => {
@@ -282,7 +323,7 @@ describe.each(documents)("the two languages of %s", (one, other) => {
           link
             .replace(".ko.md", ".md")
             .replace(/\bko\//, "en/")
-            .replace(".ko.svg", ".en.svg"),
+            .replace(/\.ko\.(svg|webp)$/, ".en.$1"),
         )
         .sort();
     expect(links(translated)).toEqual(links(text));

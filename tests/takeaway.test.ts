@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect } from "../lib/socket.ts";
-import { PATIENCE_MS, Process, root, script, scripts, servers } from "./helpers.ts";
+import { APART, PATIENCE_MS, Process, root, script, scripts, servers } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -25,8 +25,11 @@ const bun = process.execPath;
 /** Runs it: a server listens and ends at SIGTERM; the others print their flags. */
 async function runs(command: string[], name: string): Promise<void> {
   if (servers.includes(name)) {
-    await using server = new Process([...command, "--host", "127.0.0.1", "--port", "0"]);
+    const flags = ["--host", "127.0.0.1", "--port", "0", ...(APART[name] ?? [])];
+    await using server = new Process([...command, ...flags]);
     using _conn = await connect({ port: await server.port() });
+    const [, page] = name === "weather-station" ? await server.until(/page at (.*)\n/) : [];
+    if (page !== undefined) expect(await (await fetch(page)).text()).toContain("<svg");
     server.kill("SIGTERM");
     expect(await server.exit()).toBe(0);
   }

@@ -9,6 +9,7 @@ const SOCKET = "./lib/socket.ts"; // of the copy
 /** Flags that keep the test short, and arguments that a script needs. */
 const FLAGS: Record<string, string[]> = {
   "weather-sender.ts": ["--interval=0"],
+  "weather-station.ts": ["--web-port=0", "--store=sqlite://:memory:"],
   "echo-bench.ts": ["--seconds=0.5"],
   "silent-peer.ts": ["--wait=0.05"],
   "watch.ts": [
@@ -78,7 +79,7 @@ function serverAndClient(server: string, client: string, between?: string): stri
 
 ${HEAD}${LISTENING}
 test("${server} serves ${client}${through}", async () => {
-  const server = run("${server}", ...ANY);
+  const server = run("${server}", ...ANY${flagsOf(server)});
   try {
     ${start ?? ""}const port = await listening(${between ? "between" : "server"}.stdout);
     const client = run("${client}", "--host", "127.0.0.1", "--port", port${flagsOf(client)});
@@ -100,7 +101,7 @@ function onlyServer(server: string): string {
 
 ${HEAD.replace('"bun:test";\n', `"bun:test";\n\nimport { connect } from "${SOCKET}";\n`)}${LISTENING}
 test("${server} can be connected to", async () => {
-  const server = run("${server}", ...ANY);
+  const server = run("${server}", ...ANY${flagsOf(server)});
   try {
     using conn = await connect({ port: Number(await listening(server.stdout)) });
     await conn.sendAll("hello\\n");

@@ -1,0 +1,295 @@
+// Where the readings are: a table in SQLite or in Postgres, both by Bun.SQL.
+//
+// Readings that come at about the same time are stored together: one transaction costs little more than
+// one reading does. Nothing is tried twice. When a connection breaks during COMMIT, nobody knows whether the
+// readings are stored, and sending them again would store them twice: that is for the sensor to decide.
+
+import { SQL } from "bun";
+
+export type Reading = {
+  sensor: string;
+  celsius: number;
+  /** In ms since 1970. */
+  at: number;
+};
+
+export type Stored = Reading & { id: number };
+
+/** What the page shows: of each sensor its last reading, and some of those before it. */
+export interface Chart {
+  sensors: (Reading & { points: [at: number, celsius: number][] })[];
+}
+
+/** What `add` rejects with. */
+export class NotStored extends Error {}
+
+const GATHER_MS = 20;
+/** Readings that may wait for their commit; who has more has to wait. */
+const FULL = 10_000;
+/** Rows in one statement: SQLite takes 32,766 values, we have three a row. */
+const ROWS = 5_000;
+/** Another program may hold the SQLite file's lock for so long. */
+const LOCK_MS = 1_000;
+const LOOK_MS = 1_000;
+const MAX_SENSORS = 100;
+const POINTS = 240;
+const CHANNEL = "reading";
+
+export class Store {
+  readonly #shared: boolean;
+  /** The two of SQLite are connections of their own: nobody reads what is not committed yet. */
+  readonly #writing: SQL;
+  readonly #reading: SQL;
+  readonly #url: string;
+  #waiting: Reading[] = [];
+  #stored: Promise<void> = Promise.resolve();
+  #change = Promise.withResolvers<void>();
+  #charts = new Map<number, Promise<Chart>>();
+  #closed = false;
+  /** Told when readings cannot be stored, and with null when they can again. */
+  onTrouble: (error: Error | null) => void = () => {};
+  #inTrouble = false;
+
+  private constructor(url: string) {
+    this.#url = url;
+    this.#shared = !url.startsWith("sqlite:");
+    this.#writing = connectTo(url, 2);
+    this.#reading = url.includes(":memory:") ? this.#writing : connectTo(url, 8);
+  }
+
+  /** Opens the store, and makes its table where there is none. Rejects when that cannot be done. */
+  static async open(url: string): Promise<Store> {
+    const store = new Store(url);
+    await patiently(() => store.#prepare());
+    if (store.#shared) store.#listen();
+    else store.#look();
+    return store;
+  }
+
+  async #prepare(): Promise<void> {
+    if (this.#shared) {
+      return this.#writing.begin(async (tx) => {
+        await tx`SELECT pg_advisory_xact_lock(hashtext('reading'))`; // stations that start together
+        await tx`CREATE TABLE IF NOT EXISTS reading (
+          id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+          sensor TEXT NOT NULL, celsius DOUBLE PRECISION NOT NULL, at BIGINT NOT NULL)`;
+        await addIndexes(tx);
+      });
+    }
+    // With a write-ahead log, who reads and who writes do not wait for each other.
+    await this.#writing`PRAGMA journal_mode = WAL`;
+    await this.#writing.begin(async (tx) => {
+      await tx`CREATE TABLE IF NOT EXISTS reading (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        sensor TEXT NOT NULL, celsius REAL NOT NULL, at INTEGER NOT NULL)`;
+      await addIndexes(tx);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([this.#writing.close({ timeout: 1 }), this.#reading.close({ timeout: 1 })]);
+  }
+
+  // ---- writing
+
+  /**
+   * Resolves when the reading is committed; rejects when it is not, or when nobody knows. Readings that
+   * are stored together have the same promise.
+   */
+  add(reading: Reading): Promise<void> {
+    this.#waiting.push(reading);
+    if (this.#waiting.length === 1) {
+      this.#stored = this.#storeAfter(this.#stored);
+      this.#stored.catch(() => {}); // a sensor that is gone by then does not ask
+    }
+    return this.#stored;
+  }
+
+  /** Whether so many readings wait that no more should be added before some are stored. */
+  get isFull(): boolean {
+    return this.#waiting.length >= FULL;
+  }
+
+  // What comes while the commit before is under way belongs to this one.
+  async #storeAfter(before: Promise<void>): Promise<void> {
+    await Promise.allSettled([before, Bun.sleep(GATHER_MS)]);
+    const batch = this.#waiting;
+    this.#waiting = [];
+    try {
+      await patiently(() => this.#commit(batch));
+      this.#tell(null);
+      if (!this.#shared) this.#noteChange(); // Postgres tells it to all of its stations
+    } catch (error) {
+      this.#tell(error as Error);
+      throw new NotStored("not stored", { cause: error });
+    }
+  }
+
+  #commit(batch: Reading[]): Promise<void> {
+    return this.#writing.begin(async (tx) => {
+      for (let i = 0; i < batch.length; i += ROWS) {
+        await tx`INSERT INTO reading ${tx(batch.slice(i, i + ROWS), "sensor", "celsius", "at")}`;
+      }
+      if (this.#shared) await tx.notify(CHANNEL); // heard when this is committed, and only then
+    });
+  }
+
+  /** Deletes what is older than `before`, a little at a time. */
+  async forget(before: number): Promise<void> {
+    for (let deleted = ROWS; deleted === ROWS && !this.#closed;) {
+      deleted = await this.#writing.begin(async (tx) => {
+        const old = tx`SELECT id FROM reading WHERE at < ${before} ORDER BY at LIMIT ${ROWS}`;
+        return (await tx`DELETE FROM reading WHERE id IN (${old})`).count as number;
+      });
+      await Bun.sleep(1); // others have their turn
+    }
+  }
+
+  #tell(error: Error | null): void {
+    if (this.#inTrouble !== (error !== null)) this.onTrouble(error);
+    this.#inTrouble = error !== null;
+  }
+
+  // ---- reading
+
+  /**
+   * All readings from the time `since` on, the oldest first, in pages. What is stored after the call is
+   * not among them: a download ends, however fast readings come.
+   */
+  async *readings(
+    sensor: string | null,
+    since: number,
+    limit: number,
+  ): AsyncGenerator<Stored[], void, undefined> {
+    const db = this.#reading;
+    const [newest] = await db`SELECT max(id) AS id FROM reading`;
+    const ofSensor = sensor === null ? db`` : db`AND sensor = ${sensor}`;
+    let last = { at: since, id: 0 };
+    for (let left = limit; left > 0 && newest.id !== null;) {
+      const rows = await db`SELECT id, sensor, celsius, at FROM reading
+        WHERE (at, id) > (${last.at}, ${last.id}) AND id <= ${newest.id} ${ofSensor}
+        ORDER BY at, id LIMIT ${Math.min(left, 1_000)}`;
+      if (rows.length === 0) return;
+      const page = rows.map((row: Stored) => ({ ...row, id: Number(row.id), at: Number(row.at) }));
+      yield page;
+      last = page.at(-1);
+      left -= page.length;
+    }
+  }
+
+  /** What the page shows of the last `span` ms. Those who ask at the same time share the answer. */
+  chart(span: number): Promise<Chart> {
+    let chart = this.#charts.get(span);
+    if (chart !== undefined) return chart;
+    chart = this.#draw(span);
+    this.#charts.set(span, chart);
+    chart.catch(() => this.#charts.delete(span)); // the next one tries again
+    return chart;
+  }
+
+  // Steps from index entry to index entry, so that its cost depends on what is shown, not on how much is
+  // stored: the sensors by name, the last reading of each, and for each slot of time the first one in it.
+  // (The last one is the last that came, whatever the station's clock said then.)
+  async #draw(span: number): Promise<Chart> {
+    const db = this.#reading;
+    const now = Date.now();
+    const step = Math.ceil(span / POINTS);
+    const names = db`names(name, n) AS (
+      SELECT min(sensor), 1 FROM reading
+      UNION ALL
+      SELECT (SELECT min(sensor) FROM reading WHERE sensor > name), n + 1
+      FROM names WHERE name IS NOT NULL AND n < ${MAX_SENSORS})`;
+    const [last, points] = await Promise.all([
+      db`WITH RECURSIVE ${names}
+        SELECT sensor, celsius, at FROM names JOIN reading
+        ON id = (SELECT id FROM reading WHERE sensor = name ORDER BY id DESC LIMIT 1)`,
+      db`WITH RECURSIVE ${names},
+        slots(name, t) AS (
+          SELECT name, (SELECT min(at) FROM reading WHERE sensor = name AND at >= ${now - span})
+          FROM names WHERE name IS NOT NULL
+          UNION ALL
+          SELECT name, (SELECT min(at) FROM reading
+            WHERE sensor = name AND at >= (t / ${step} + 1) * ${step})
+          FROM slots WHERE t IS NOT NULL)
+        SELECT name, t, (SELECT celsius FROM reading WHERE sensor = name AND at = t ORDER BY id LIMIT 1)
+        AS celsius FROM slots WHERE t IS NOT NULL ORDER BY t`,
+    ]);
+    const bySensor = Map.groupBy(
+      points as { name: string; t: number; celsius: number }[],
+      (point) => point.name,
+    );
+    const sensors = last.map(({ sensor, celsius, at }: Reading) => ({
+      sensor,
+      celsius,
+      at: Number(at),
+      points: (bySensor.get(sensor) ?? []).map((point) => [Number(point.t), point.celsius]),
+    }));
+    return { sensors };
+  }
+
+  // ---- changes
+
+  /** Resolves when there may be something new. */
+  changed(): Promise<void> {
+    return this.#change.promise;
+  }
+
+  #noteChange(): void {
+    this.#charts.clear();
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
+  }
+
+  // Postgres tells what other stations store. `listen` alone would come back by itself as well, but it may
+  // take half a minute to try, and prints a line each time.
+  async #listen(): Promise<void> {
+    while (!this.#closed) {
+      const gone = Promise.withResolvers<void>();
+      const ear = connectTo(this.#url, 1, () => gone.resolve());
+      try {
+        await ear.listen(CHANNEL, () => this.#noteChange());
+        this.#noteChange(); // what was stored meanwhile
+        await gone.promise;
+      } catch {
+        // Away: who stores something is told so.
+      }
+      this.#noteChange(); // for the worse
+      await ear.close({ timeout: 0 }).catch(() => {});
+      await Bun.sleep(250);
+    }
+  }
+
+  // Nobody tells what another program does to a SQLite file, say a second station.
+  async #look(): Promise<void> {
+    while (!this.#closed) {
+      await Bun.sleep(LOOK_MS);
+      this.#noteChange();
+    }
+  }
+}
+
+function connectTo(url: string, max: number, onclose?: () => void): SQL {
+  // Statements differ in how many rows they have: Postgres need not keep them all.
+  return new SQL(url, { max, prepare: false, connectionTimeout: 5, onclose });
+}
+
+async function addIndexes(tx: SQL): Promise<void> {
+  await tx`CREATE INDEX IF NOT EXISTS reading_at ON reading (at, id)`;
+  await tx`CREATE INDEX IF NOT EXISTS reading_sensor_at ON reading (sensor, at, id)`;
+  await tx`CREATE INDEX IF NOT EXISTS reading_sensor_id ON reading (sensor, id)`;
+}
+
+// A locked SQLite file has stored nothing yet: that can be tried again.
+async function patiently<T>(attempt: () => Promise<T>): Promise<T> {
+  const enough = performance.now() + LOCK_MS;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const { code = "" } = error as { code?: string };
+      if (!code.startsWith("SQLITE_BUSY") || performance.now() > enough) throw error;
+      await Bun.sleep(50);
+    }
+  }
+}

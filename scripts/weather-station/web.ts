@@ -1,0 +1,159 @@
+// What the station shows in a browser, and gives to programs.
+
+import { createHash } from "node:crypto";
+
+import { SocketError } from "../../lib/errors.ts";
+import type { ServerTls } from "../../lib/socket.ts";
+import pageFile from "./page.html" with { type: "text" };
+import type { Store, Stored } from "./store.ts";
+
+const page = pageFile as unknown as string;
+
+/** How far back the page can look. */
+const SPANS: Record<string, number> = {
+  "10m": 600_000,
+  "1h": 3_600_000,
+  "1d": 86_400_000,
+  "7d": 604_800_000,
+};
+/** All pages look at the same moments: they share what is found. */
+const TICK_MS = 500;
+/** A browser that hears nothing for longer takes the station for lost. */
+const ALIVE_MS = 5_000;
+/** Pages and downloads at once. */
+const MAX_REQUESTS = 1_000;
+
+const PAGE_HEADERS = {
+  "Content-Type": "text/html; charset=utf-8",
+  // Whatever a sensor calls itself, no script runs but the page's own.
+  "Content-Security-Policy": `default-src 'none'; connect-src 'self'; img-src data:; script-src ${hashOf("script")}; style-src ${hashOf("style")}`,
+  "Cache-Control": "no-cache",
+  "X-Content-Type-Options": "nosniff",
+};
+
+/** Serves the page, and what it needs. Throws `SocketError`, as `listen` does. */
+export function serveWeb(
+  store: Store,
+  hostname: string,
+  port: number,
+  tls?: ServerTls,
+): Bun.Server<undefined> {
+  type Get = (request: Request) => Response | Promise<Response>;
+  const get = (answer: Get) => ({
+    GET: (request: Request, server: Bun.Server<undefined>) =>
+      server.pendingRequests > MAX_REQUESTS ? refuse(503, "too many requests") : answer(request),
+  });
+  try {
+    return Bun.serve({
+      hostname,
+      port,
+      tls,
+      development: false,
+      reusePort: false, // else, out of development, Bun shares the port with whoever asks
+      idleTimeout: 30, // seconds; a page is sent something more often
+      routes: {
+        "/": get(() => new Response(page, { headers: PAGE_HEADERS })),
+        "/live": get((request) => live(store, new URL(request.url).searchParams)),
+        "/readings": get((request) => download(store, request, JSON_FORMAT)),
+        "/readings.csv": get((request) => download(store, request, CSV_FORMAT)),
+      },
+      fetch: () => refuse(404, "not found"),
+    });
+  } catch (cause) {
+    const { code = "" } = cause as { code?: string };
+    throw new SocketError(code, "listen", { host: hostname, port }, { cause });
+  }
+}
+
+function refuse(status: number, why: string): Response {
+  return new Response(`${why}\n`, { status });
+}
+
+// ---- the page
+
+function hashOf(tag: string): string {
+  const [, text = ""] = page.match(new RegExp(`<${tag}>(.*)</${tag}>`, "s")) ?? [];
+  return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+}
+
+// Server-sent events: the whole chart each time, so that whoever comes back has missed nothing.
+function live(store: Store, query: URLSearchParams): Response {
+  const span = SPANS[query.get("span") ?? "10m"];
+  if (span === undefined)
+    return refuse(400, `span must be one of ${Object.keys(SPANS).join(", ")}`);
+  async function* events() {
+    let sent = "";
+    for (;;) {
+      const changed = store.changed();
+      const data = await store.chart(span!).then(JSON.stringify, () => '{"trouble":true}');
+      yield `event: alive\ndata: ${Date.now()}\n\n${data === sent ? "" : `data: ${data}\n\n`}`;
+      sent = data;
+      await Promise.race([changed, Bun.sleep(ALIVE_MS)]);
+      await Bun.sleep(TICK_MS - (Date.now() % TICK_MS));
+    }
+  }
+  const headers = { "Content-Type": "text/event-stream", "Cache-Control": "no-store" };
+  return new Response(events, { headers });
+}
+
+// ---- downloads
+
+interface Format {
+  type: string;
+  begin: string;
+  row(reading: Stored, isFirst: boolean): string;
+  end: string;
+}
+
+const JSON_FORMAT: Format = {
+  type: "application/json",
+  begin: "[",
+  row: (reading, isFirst) => `${isFirst ? "" : ","}\n${JSON.stringify(reading)}`,
+  end: "\n]\n",
+};
+
+const CSV_FORMAT: Format = {
+  type: "text/csv; charset=utf-8",
+  begin: "id,sensor,celsius,at\n",
+  row: ({ id, sensor, celsius, at }) => `${id},${csvField(sensor)},${celsius},${at}\n`,
+  end: "",
+};
+
+// RFC 4180, section 2.
+function csvField(text: string): string {
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+async function download(store: Store, request: Request, format: Format): Promise<Response> {
+  const query = new URL(request.url).searchParams;
+  for (const name of ["since", "limit"]) {
+    const text = query.get(name);
+    if (text !== null && !/^\d{1,15}$/.test(text)) {
+      return refuse(400, `${name} must be a whole number, not "${text}"`);
+    }
+  }
+  const since = Number(query.get("since") ?? 0);
+  const limit = Number(query.get("limit") ?? Infinity);
+  const pages = store.readings(query.get("sensor"), since, limit);
+  let next: IteratorResult<Stored[], void>;
+  try {
+    next = await pages.next(); // a store that is away is no empty one
+  } catch {
+    return refuse(503, "the store does not answer");
+  }
+  // One page at a time, when the client has taken the one before. If the store fails on the way, the
+  // connection breaks: nobody takes a part for the whole.
+  async function* body() {
+    yield format.begin;
+    for (let isFirst = true; !next.done; next = await pages.next()) {
+      let text = "";
+      for (const reading of next.value) {
+        text += format.row(reading, isFirst);
+        isFirst = false;
+      }
+      yield text;
+    }
+    yield format.end;
+  }
+  return new Response(body, { headers: { "Content-Type": format.type } });
+}
