@@ -102,13 +102,19 @@ function isEndedBy(signal: AbortSignal, error: unknown): boolean {
  * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
  * using server = listen({ port: flags.port, tls: serverTls(flags) });
  */
-export function serverTls(flags: { tlsCert?: string; tlsKey?: string }): ServerTls | undefined {
-  const { tlsCert, tlsKey } = flags;
+export function serverTls(flags: {
+  tlsCert?: string;
+  tlsKey?: string;
+  acceptProxy?: boolean;
+}): ServerTls | undefined {
+  const { tlsCert, tlsKey, acceptProxy } = flags;
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
   if (tlsCert === undefined)
     return refuse("--tls-key (TLS_KEY) needs --tls-cert (TLS_CERT) as well");
   if (tlsKey === undefined)
     return refuse("--tls-cert (TLS_CERT) needs --tls-key (TLS_KEY) as well");
+  if (acceptProxy)
+    return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
   const files = require("./cli/tls.ts") as typeof import("./cli/tls.ts");
   const read = () => files.readServerTls(tlsCert, tlsKey);
   const tls = orRefuse(read);

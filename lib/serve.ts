@@ -1,7 +1,9 @@
 // The accept loop of a server that stays up: many connections at once, each with its own handler,
 // within limits that clients who open and say nothing cannot exceed; and an end that loses nothing.
 
+import { formatAddress } from "./address.ts";
 import { isAbort, SocketError } from "./errors.ts";
+import { acceptProxyHeader } from "./relay.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 import { descriptorLimit } from "./socket/descriptors.ts";
 import { waiting } from "./socket/queues.ts";
@@ -19,6 +21,10 @@ export interface ServeOptions {
   maxBuffered?: number;
   /** Descriptors that a connection takes: 2 in a proxy, which opens one more for each. Default 1. */
   descriptors?: number;
+  /** A PROXY header comes first on each connection, and tells whose it is; or it is refused. */
+  acceptProxy?: boolean;
+  /** Write a line on stderr when a connection has ended, and one a minute: how many are open. */
+  log?: boolean;
   /** Stops the server: see `serve`. */
   signal?: AbortSignal;
   /** Seconds that the handlers have to finish after the signal. Default 1. */
@@ -49,6 +55,19 @@ export const limitFlags = {
   },
 } as const;
 
+/** `--accept-proxy`, for `cli`. */
+export const proxyFlags = {
+  acceptProxy: {
+    type: "boolean",
+    about: "only from a proxy that says in a PROXY header whose it is",
+  },
+} as const;
+
+/** `--log`, for `cli`. */
+export const logFlags = {
+  log: { type: "boolean", about: "log to stderr what has ended, and once a minute what is open" },
+} as const;
+
 /** What serves one connection. The signal is that of the server: when it comes, time is short. */
 export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
 
@@ -64,7 +83,8 @@ export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
  * until the grace is over to close. A handler that has not ended by then has its connection reset.
  *
  * Several threads that do this can have one limit together: `open` is then their shared memory, with
- * the count of all in its first place and that of each thread in its own `slot`.
+ * the count of all in its first place, that of each thread in its own `slot`, and in its last how many
+ * were refused since the log has told it.
  *
  * @example
  * await serve(server, async (conn) => {
@@ -75,14 +95,15 @@ export async function serve(
   server: ServerSocket,
   handle: Handler,
   options: ServeOptions,
-  open: Int32Array = new Int32Array(2),
+  open: Int32Array = new Int32Array(3),
   slot = 1,
 ): Promise<void> {
   const { idleTimeout, maxBuffered = Infinity, grace = 1, onError = console.error } = options;
+  const handler = options.acceptProxy ? behindProxy(handle) : handle;
   const { signal = new AbortController().signal } = options;
   const max = await affordable(options.maxConnections, options.descriptors);
   server.onRefused = onError;
-  limitBuffered(maxBuffered / (open.length - 1));
+  limitBuffered(maxBuffered / (open.length - 2));
   const count = (change: number) => {
     Atomics.add(open, slot, change);
     return Atomics.add(open, 0, change);
@@ -92,21 +113,31 @@ export async function serve(
   const graceOver = Promise.withResolvers<void>();
 
   const run = async (conn: Socket) => {
+    const began = performance.now();
+    let outcome: unknown;
     handled.add(conn);
     try {
       conn.setIdleTimeout(idleTimeout > 0 ? idleTimeout * 1000 : Infinity);
-      await handle(conn, signal);
+      outcome = await handler(conn, signal);
     } catch (error) {
       if (!isMeant(error, conn, signal)) {
         onError(error);
         conn.reset();
+        outcome = error;
       }
     }
     handled.delete(conn);
     if (signal.aborted) await linger(conn, graceOver.promise);
     conn.close();
     count(-1);
+    if (options.log && outcome !== CHECK) logEnd(conn, began, outcome);
   };
+  const tellState = () => {
+    const refused = Atomics.exchange(open, open.length - 1, 0);
+    log(`${Atomics.load(open, 0)} open, ${refused} refused`);
+  };
+  const everyMinute =
+    options.log && slot === 1 ? setInterval(tellState, 60_000).unref() : undefined;
   const stop = () => {
     server.close();
     // What had come before the signal is read in this turn of the loop.
@@ -130,12 +161,42 @@ export async function serve(
       continue;
     }
     count(-1);
+    Atomics.add(open, open.length - 1, 1);
     conn.reset();
     if (!full) onError(`${max} connections are open: more are refused until one ends`);
     full = true;
   }
   await Promise.all(running);
   signal.removeEventListener("abort", stop);
+  clearInterval(everyMinute);
+}
+
+/** What a handler gives for one of the proxy's own connections, a health check. */
+const CHECK = Symbol();
+
+/**
+ * A handler for connections that begin with a PROXY header. Of the proxy's own ones nothing is told: it only
+ * looks whether the server is there, and breaks them at any time.
+ */
+export function behindProxy(handle: Handler): Handler {
+  return async (conn, signal) => {
+    const { source } = await acceptProxyHeader(conn);
+    const handling = handle(conn, signal);
+    const isCheck = () => CHECK;
+    return source === null ? handling.then(isCheck, isCheck) : handling;
+  };
+}
+
+function logEnd(conn: Socket, began: number, outcome: unknown): void {
+  const how =
+    outcome instanceof SocketError ? outcome.code : outcome instanceof Error ? "failed" : "ended";
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  const bytes = `${conn.bytesReceived} bytes in, ${conn.bytesSent} out`;
+  log(`${formatAddress(conn.remoteAddress)} ${how}: ${seconds} s, ${bytes}`);
+}
+
+function log(line: string): void {
+  console.error(`${new Date().toISOString()} ${line}`);
 }
 
 // What a handler throws because of its own close() or reset(), or because the signal ended its wait or

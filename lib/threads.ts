@@ -17,7 +17,7 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
-import { type Handler, type ServeOptions, serve } from "./serve.ts";
+import { behindProxy, type Handler, type ServeOptions, serve } from "./serve.ts";
 import {
   type Address,
   connect,
@@ -86,7 +86,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   if (!relayed) server.close();
   const secret = relayed ? randomUUID() : null;
   const where = relayed ? { host: "127.0.0.1", port: 0 } : address;
-  const open = new Int32Array(new SharedArrayBuffer(4 * (1 + threads)));
+  const open = new Int32Array(new SharedArrayBuffer(4 * (2 + threads)));
 
   const start = (slot: number) => {
     const job = { ...where, secret, open, slot: slot + 1 };
@@ -126,11 +126,13 @@ export async function acceptLoop(
     parentPort!.unref(); // then the last connection ends the thread
   });
   parentPort!.postMessage({ listensOn: server.address });
+  const handler = options.acceptProxy ? behindProxy(handle) : handle;
   const known: Handler = async (conn, signal) => {
-    if (secret !== null) await fromRelay(conn, secret);
-    await handle(conn, signal);
+    if (secret !== null) await fromRelay(conn, secret); // before the header of a proxy in front of us
+    return handler(conn, signal);
   };
-  await serve(server, known, { ...options, signal: stop.signal }, open, slot);
+  const ours = { signal: stop.signal, acceptProxy: false };
+  await serve(server, known, { ...options, ...ours }, open, slot);
 }
 
 // Of copies that start at the same moment, one.
@@ -202,20 +204,16 @@ async function relayAll(
 }
 
 async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {
-  using thread = await reach(slot).catch((error) => {
-    client.reset();
-    throw error;
-  });
   const ends = { source: client.remoteAddress, destination: client.localAddress };
   const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
-  await thread.sendAll(encodeProxyHeader({ ...ends, tlvs })).catch(() => {}); // relay meets it again
+  using thread = await reach(slot, encodeProxyHeader({ ...ends, tlvs }));
   await relay(client, thread);
 }
 
 // A thread that has just died refuses, until another is in its place.
-async function reach(slot: () => Promise<Address>): Promise<Socket> {
+async function reach(slot: () => Promise<Address>, preface: Uint8Array): Promise<Socket> {
   for (;;) {
-    const conn = await connect(await slot()).catch((error: SocketError) => {
+    const conn = await connect({ ...(await slot()), preface }).catch((error: SocketError) => {
       if (error.code !== "ECONNREFUSED") throw error;
     });
     if (conn !== undefined) return conn;

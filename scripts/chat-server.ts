@@ -13,7 +13,7 @@ import { formatAddress } from "../lib/address.ts";
 import { cli, print, refuse, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { SocketError } from "../lib/errors.ts";
 import { lines } from "../lib/framing.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { Others } from "./chat-server/others.ts";
 
@@ -25,6 +25,8 @@ const { host, port, redis, signal, ...flags } = cli(help, {
   ...serverFlags(5002),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
   idleTimeout: { ...limitFlags.idleTimeout, default: 3600 }, // a room may be quiet
   redis: { type: "string", about: "the URL of a Redis: many servers, one room" },
 });
@@ -46,7 +48,7 @@ using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-await serve(server, chat, { ...flags, onError: warn });
+await serve(server, chat, { ...flags, signal, onError: warn });
 
 async function chat(conn: Socket): Promise<void> {
   conn.setKeepAlive(true, 60_000); // who has lost his network does not say so

@@ -8,7 +8,7 @@ Documented in tutorial 000, "변형 : 다중 접속 에코 서버".
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
-import { limitFlags } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
@@ -16,6 +16,8 @@ const flags = cli(help, {
   ...serverFlags(4000),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
   ...threadFlags,
 });
 const tls = serverTls(flags);

@@ -12,7 +12,7 @@ runs in the very thread that accepts; what was meant is ct.start().
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const MAX_HEAD = 16 * 1024;
@@ -23,6 +23,8 @@ const { host, port, signal, ...flags } = cli(help, {
   ...serverFlags(8000),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
 });
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);

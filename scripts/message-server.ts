@@ -10,13 +10,15 @@ Documented in tutorial 003, "Using a Socket" (MySocket).
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
 import { delimited, fixedLength, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const { host, port, framing, bytes, signal, ...flags } = cli(help, {
   ...serverFlags(5001),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
   framing: {
     type: "choice",
     choices: ["fixed", "delimited", "length"],

@@ -18,24 +18,30 @@ import {
   clientTls,
   peerText,
   refuse,
+  serverTls,
   tlsClientFlags,
+  tlsFlags,
   write,
 } from "../lib/cli.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
-const { host, port } = clientFlags(4000);
-const { signal, ...where } = cli(help, {
-  host,
-  port: { ...port, min: 0, about: "the server's port; to listen on, 0 is any free one" },
+const where = clientFlags(4000);
+const { host, port, signal, ...flags } = cli(help, {
+  ...where,
+  port: { ...where.port, min: 0, about: "the server's port; to listen on, 0 is any free one" },
   listen: { type: "boolean", about: "wait for one connection there, instead of making one" },
   ...tlsClientFlags,
+  ...tlsFlags,
 });
-if (!where.listen && where.port === 0) refuse("--port must be from 1 on, to connect to");
-const tls = clientTls(where);
-if (where.listen && tls) refuse("--tls and --tls-ca are for connecting, not for --listen");
+if (!flags.listen && port === 0) refuse("--port must be from 1 on, to connect to");
+const tls = { here: serverTls(flags), there: clientTls(flags) };
+if (flags.listen && tls.there) refuse("--tls and --tls-ca are for connecting, not for --listen");
+if (!flags.listen && tls.here) refuse("--tls-cert and --tls-key are for --listen");
 signal.addEventListener("abort", () => process.exit(0)); // there is nothing to finish
 
-using conn = where.listen ? await acceptOne() : await connect({ ...where, tls });
+using conn = flags.listen
+  ? await acceptOne()
+  : await connect({ host, port, signal, tls: tls.there });
 const sending = send();
 sending.catch(() => {}); // when the connection breaks, receiving fails too
 await receive();
@@ -48,7 +54,7 @@ await Promise.race([sending, Bun.sleep(0)]);
 process.exit(0);
 
 async function acceptOne(): Promise<Socket> {
-  using server = listen({ ...where, tls: undefined });
+  using server = listen({ host, port, tls: tls.here });
   // Not on stdout, which is for the data only.
   console.error(`listening on ${formatAddress(server.address)}`);
   return await server.accept();

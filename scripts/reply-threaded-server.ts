@@ -9,11 +9,11 @@ Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
-import { limitFlags } from "../lib/serve.ts";
+import { limitFlags, logFlags } from "../lib/serve.ts";
 import type { Socket } from "../lib/socket.ts";
 import { acceptLoop, startThreads, threadFlags } from "../lib/threads.ts";
 
-const flags = cli(help, { ...serverFlags(8080), ...limitFlags, ...threadFlags });
+const flags = cli(help, { ...serverFlags(8080), ...limitFlags, ...logFlags, ...threadFlags });
 
 async function reply(conn: Socket): Promise<void> {
   await print(`Client connected: ${formatAddress(conn.remoteAddress)}`);

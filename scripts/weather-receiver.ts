@@ -11,7 +11,7 @@ import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, peerText, warn } from "../lib/cli.ts";
 import { SocketError } from "../lib/errors.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 /** Characters. A line that is longer is no reading. */
@@ -20,6 +20,7 @@ const MAX_READING = 1024;
 const { host, port, signal, ...limits } = cli(help, {
   ...serverFlags(23456),
   ...limitFlags,
+  ...logFlags,
   host: {
     type: "string",
     env: "HOST",

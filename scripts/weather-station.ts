@@ -22,7 +22,7 @@ import { cli, fail, print, refuse, serverFlags, serverTls, tlsFlags, warn } from
 import { SocketError } from "../lib/errors.ts";
 import { lines } from "../lib/framing.ts";
 import { ownAddress } from "../lib/host.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { NotStored, Store } from "./weather-station/store.ts";
 import { serveWeb } from "./weather-station/web.ts";
@@ -47,6 +47,8 @@ const {
   ...serverFlags(23456),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
   host: {
     type: "string",
     env: "HOST",

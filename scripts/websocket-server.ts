@@ -13,7 +13,7 @@ names the site (Origin), and a page of another site gets 403.
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, serverTls, tlsFlags, warn } from "../lib/cli.ts";
-import { limitFlags, serve } from "../lib/serve.ts";
+import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { acceptWebSocket } from "../lib/websocket.ts";
 
@@ -21,6 +21,8 @@ const { host, port, signal, ...flags } = cli(help, {
   ...serverFlags(8001),
   ...tlsFlags,
   ...limitFlags,
+  ...logFlags,
+  ...proxyFlags,
 });
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);

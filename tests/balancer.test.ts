@@ -3,6 +3,7 @@
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 
+import { lines } from "../lib/framing.ts";
 import { connect } from "../lib/socket.ts";
 import {
   freePort,
@@ -27,16 +28,17 @@ function testBalancer(name: string, body: () => Promise<void>): void {
   else test(name, body);
 }
 
-const replica = (port = 0) => script("echo-threaded-server", ["--port", `${port}`, "--threads=2"]);
+const replica = (port = 0, ...args: string[]) =>
+  script("echo-threaded-server", ["--port", `${port}`, "--threads=2", "--accept-proxy", ...args]);
 
 /** HAProxy as compose.yaml starts it, in front of three ports; and its own. */
-async function balance(ports: number[]): Promise<[Process, port: number]> {
+async function balance(
+  ports: number[],
+  more: Record<string, string> = {},
+): Promise<[Process, port: number]> {
   const [ECHO1, ECHO2, ECHO3] = ports.map((port) => `127.0.0.1:${port}`);
-  // haproxy cannot take port 0 and tell: a port that was free a moment ago.
-  const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = probe;
-  probe.stop();
-  const env = { LISTEN: `127.0.0.1:${port}`, ECHO1: ECHO1!, ECHO2: ECHO2!, ECHO3: ECHO3! };
+  const port = freePort();
+  const env = { LISTEN: `127.0.0.1:${port}`, ECHO1: ECHO1!, ECHO2: ECHO2!, ECHO3: ECHO3!, ...more };
   const balancer = new Process([haproxy!, "-db", "-f", "haproxy.cfg"], env);
   const ended = balancer.exit().then(() => "ended");
   for (let answer; answer !== "up?";) {
@@ -66,6 +68,77 @@ testBalancer("spreads connections, half-closes and all; what has died gets none"
   await Promise.all([one.exit(), two.exit()]);
   while ((await talk().catch(() => [])).length < 30);
 });
+
+testBalancer(
+  "its servers know who the client is, in the trace and in the log; its checks are not told",
+  async () => {
+    await using server = replica(0, "--trace", "--log");
+    const inner = await server.port();
+    const [balancer, port] = await balance([inner, inner, inner]);
+    await using _ = balancer;
+    using conn = await connect({ port });
+    await conn.sendAll("hello");
+    expect(String(await conn.recvExactly(5))).toBe("hello");
+    const client = `127\\.0\\.0\\.1:${conn.localAddress.port}`;
+    await server.until(
+      new RegExp(`conn#\\d+ ${client} {2}sendAll\\(5 bytes "hello"\\)$`, "m"),
+      "stderr",
+    );
+    conn.close();
+    await server.until(
+      new RegExp(`^[-\\dT:.]+Z ${client} ended: 0\\.\\d s, 33 bytes in, 5 out$`, "m"),
+      "stderr",
+    );
+    expect(server.stderr.match(/Z 127.* ended/g)).toHaveLength(
+      server.stderr.match(/cameFrom/g)!.length,
+    );
+    expect(server.stderr).not.toContain("warning");
+  },
+);
+
+const rooms = "two chat servers behind it are one room";
+const hasRedis = Bun.which("redis-server") !== null;
+(hasRedis ? testBalancer : test.skip)(
+  hasRedis ? rooms : `${rooms} (skipped: no redis-server)`,
+  async () => {
+    const redisPort = freePort();
+    await using redis = new Process(["redis-server", "--port", `${redisPort}`, "--save", ""]);
+    await redis.until(/Ready to accept connections/);
+    const flags = [
+      "--port",
+      "0",
+      "--accept-proxy",
+      "--log",
+      "--redis",
+      `redis://127.0.0.1:${redisPort}`,
+    ];
+    await using one = script("chat-server", flags);
+    await using two = script("chat-server", flags);
+    await using server = replica();
+    const inner = await server.port();
+    const chat = freePort();
+    const [balancer] = await balance([inner, inner, inner], {
+      CHAT: `127.0.0.1:${chat}`,
+      CHAT1: `127.0.0.1:${await one.port()}`,
+      CHAT2: `127.0.0.1:${await two.port()}`,
+    });
+    await using _ = balancer;
+    const names = ["ann", "bob", "carol", "dave"];
+    const people = await Promise.all(names.map(() => connect({ port: chat })));
+    const heard = people.map((person) => lines(person));
+    for (const [i, name] of names.entries()) {
+      await people[i]!.sendAll(`${name}\n`);
+      for (let line; line !== `Welcome, ${name}`;) line = (await heard[i]!.next()).value;
+    }
+    // Least connections first: two at each server.
+    await people[0]!.sendAll("hello\n");
+    for (const person of heard.slice(1)) {
+      for (let line; line !== "ann: hello";) line = (await person.next()).value;
+    }
+    for (const person of people) person.close();
+    expect(one.stderr + two.stderr).toBe("");
+  },
+);
 
 testBalancer("each replica is restarted in turn under load, and no message is lost", async () => {
   const replicas = [replica(), replica(), replica()];
@@ -110,8 +183,8 @@ async function twoStations(): Promise<void> {
   await using postgres = new Postgres();
   await postgres.start();
   using folder = temporaryFolder();
-  await using one = await station(folder, postgres.url);
-  await using two = await station(folder, postgres.url);
+  await using one = await station(folder, postgres.url, "--accept-proxy");
+  await using two = await station(folder, postgres.url, "--accept-proxy");
   const [sensors, page] = [freePort(), freePort()];
   const at = (port: number | string) => `127.0.0.1:${port}`;
   const pageOf = ({ url }: { url: string }) => at(new URL(url).port);

@@ -286,6 +286,25 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     expect(peakMemory(server.pid) - before).toBeLessThan(64 << 20);
     expect(server.stderr).toBe("");
   });
+
+  test("SIGTERM: everybody reads a farewell, then an end; exit 0", async () => {
+    await using server = chat();
+    const port = await server.port();
+    const people = await Promise.all(
+      ["ann", "bob", undefined].map((name) => Person.at(port, name)),
+    );
+    await people[0]!.says("/who");
+    while (!(await people[0]!.next())!.startsWith("* here"));
+    server.kill("SIGTERM");
+    for (const person of people) {
+      let [last, line]: (string | null)[] = [null, null];
+      while ((line = await person.next()) !== null) last = line;
+      expect(last).toMatch(/^\* goodbye/);
+      person[Symbol.dispose]();
+    }
+    expect(await server.exit()).toBe(0);
+    expect(server.stderr).toBe("");
+  });
 });
 
 // ---- with Redis
@@ -367,6 +386,10 @@ describe("chat-server --redis", () => {
     await Promise.all([ann.sees("* carol left"), bob.sees("* carol left")]);
     using again = await Person.at(await one.port(), "carol"); // the name is free at once
     await Promise.all([ann.sees("* carol joined"), bob.sees("* carol joined")]);
+    two.kill("SIGTERM");
+    await again.sees("* bob left");
+    await ann.sees("* bob left");
+    expect(await two.exit()).toBe(0);
     expect(one.stderr + two.stderr).toBe("");
   });
 

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   freePort,
   PATIENCE_MS,
@@ -146,6 +147,28 @@ test("a reader of stdout that is slow makes the other side wait", async () => {
   expect(sent).toBeLessThan(32);
   client.kill("SIGKILL");
   conn.reset();
+});
+
+test("TLS, in either role", async () => {
+  const own = makeCertificate("localhost");
+  for (const name of ["cert", "key"] as const) writeFileSync(`${folder}/${name}`, own[name]);
+  const secured = ["--tls-cert", `${folder}/cert`, "--tls-key", `${folder}/key`];
+  await using one = script("netcat", ["--listen", "--port", "0", ...secured]);
+  const where = ["--host", "localhost", "--port", `${await listening(one)}`];
+  await using two = script("netcat", [...where, "--tls-ca", `${folder}/cert`]);
+  two.type("안녕\n");
+  await one.until(/^안녕\n/);
+  one.type("hello\n");
+  await two.until(/^hello\n/);
+  await two.endInput();
+  expect(await one.exit(), one.stderr).toBe(0);
+  expect(await two.exit(), two.stderr).toBe(0);
+
+  await using server = script("netcat", ["--listen", "--port", "0", ...secured]);
+  const port = `${await listening(server)}`;
+  await using stranger = script("netcat", ["--host", "localhost", "--port", port, "--tls"]);
+  expect(await stranger.exit()).toBe(1);
+  expect(stranger.stderr).toMatch(/^error: cannot connect to localhost:\d+: self.signed.*\n$/);
 });
 
 testPython("on a terminal, the other side cannot command it", async () => {

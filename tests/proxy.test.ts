@@ -7,6 +7,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { decodeProxyHeader, encodeProxyHeader } from "../lib/relay.ts";
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   echoes,
   failure,
@@ -27,6 +28,8 @@ import {
 setDefaultTimeout(2 * PATIENCE_MS);
 
 const MIB = 1 << 20;
+const folder = mkdtempSync(join(tmpdir(), "proxy-"));
+afterAll(() => rmSync(folder, { recursive: true }));
 
 function proxy(backend: number | string, ...args: string[]): Process {
   const to = typeof backend === "number" ? `127.0.0.1:${backend}` : backend;
@@ -221,6 +224,22 @@ print("again")`,
     expect(server.stderr).toBe("");
   });
 
+  test("SIGTERM: those who are connected finish; exit 0", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port);
+    using ends = await through(await server.port(), backends);
+    await ends.client.sendAll("question");
+    await ends.backend.recvExactly(8);
+    server.kill("SIGTERM");
+    expect((await ends.backend.recv(1)).length).toBe(0); // an end: no more will come
+    await ends.backend.sendAll("answer");
+    ends.backend.shutdown("write");
+    expect(String(await recvAll(ends.client))).toBe("answer");
+    ends.client.close();
+    expect(await server.exit()).toBe(0);
+    expect(server.stderr).toBe("");
+  });
+
   test("--to is needed, and named when it is wrong", async () => {
     for (const [args, told] of [
       [[], /^error: --to is missing.*\n$/],
@@ -305,12 +324,69 @@ describe("proxy and the PROXY protocol", () => {
   });
 });
 
+// ---- behind a proxy
+
+/** What to say to each server that takes --accept-proxy, and how its answer begins. */
+const behind: [name: string, args: string[], ask: string, answer: string][] = [
+  ["echo-threaded-server", [], "hello", "hello"],
+  ["echo-threaded-server", ["--relay"], "hello", "hello"],
+  ["message-server", [], "\0\0\0\x05hello", "\0\0\0\x05hello"],
+  ["http-server", [], "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "],
+  ["websocket-server", [], "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "],
+  ["chat-server", [], "", "What is your name?\n"],
+];
+
+describe.each(behind)("%s %p --accept-proxy", (name, args, ask, answer) => {
+  const server = () => script(name, ["--port", "0", "--accept-proxy", "--trace", ...args]);
+  const told = {
+    source: { host: "203.0.113.7", port: 56_324 },
+    destination: { host: "192.0.2.1", port: 443 },
+  };
+
+  test("serves, and knows the client's address; one that is the proxy's own, too", async () => {
+    await using running = server();
+    const port = await running.port();
+    const nobody = { source: null, destination: null };
+    for (const header of [
+      encodeProxyHeader(told),
+      encodeProxyHeader(told, 1),
+      encodeProxyHeader(nobody),
+    ]) {
+      using conn = await connect({ port });
+      await conn.sendAll(Buffer.concat([header, Buffer.from(ask)]));
+      expect(String(await conn.recvExactly(answer.length))).toBe(answer);
+      conn.reset();
+    }
+    await running.until(/conn#\d+ 203\.0\.113\.7:56324 {2}send/, "stderr");
+  });
+
+  test("refuses who has no header, in one line; a wrong one; and part of one", async () => {
+    await using running = server();
+    const port = await running.port();
+    for (const wrong of [ask || "hello", "PROXY TCP4 203.0.113.7\r\n", "PROXY TCP4 203"]) {
+      using conn = await connect({ port });
+      await conn.sendAll(wrong);
+      if (wrong === "PROXY TCP4 203") conn.shutdown("write");
+      await fails(recvAll(conn), "ECONNRESET");
+      if (wrong !== (ask || "hello")) continue; // warnings are told once a second
+      const line = `^warning: connection with 127.0.0.1:${conn.localAddress.port}: no PROXY header came first$`;
+      await running.until(new RegExp(line, "m"), "stderr");
+    }
+  });
+});
+
+test("--accept-proxy is off: a header is data like any other", async () => {
+  await using server = script("echo-threaded-server", ["--port", "0"]);
+  using conn = await connect({ port: await server.port() });
+  const header = encodeProxyHeader({ source: null, destination: null });
+  await conn.sendAll(header);
+  expect(await conn.recvExactly(header.length)).toEqual(header);
+});
+
 // HAProxy as the reader: it answers over HTTP with what it has read.
 for (const version of ["v1", "v2"]) {
   testWith("haproxy", `HAProxy reads what --send-proxy ${version} writes`, async () => {
     const port = freePort();
-    const folder = mkdtempSync(join(tmpdir(), "haproxy-"));
-    afterAll(() => rmSync(folder, { recursive: true }));
     const answer =
       'status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst] %[dst_port]"';
     writeFileSync(
@@ -343,3 +419,81 @@ frontend f
     haproxy.kill("SIGKILL");
   });
 }
+
+// ---- TLS on either side
+
+const own = makeCertificate("localhost");
+const file = (name: string, text: string) => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+const cert = file("cert.pem", own.cert);
+const key = file("key.pem", own.key);
+
+describe("proxy and TLS", () => {
+  test("before its clients, before the server behind, and both", async () => {
+    const secured = ["--tls-cert", cert, "--tls-key", key];
+    for (const [behind, front, to] of [
+      [[], secured, []],
+      [secured, [], ["--to-ca", cert]],
+      [secured, secured, ["--to-ca", cert]],
+    ]) {
+      await using echo = script("echo-threaded-server", ["--port", "0", "--threads=1", ...behind!]);
+      await using server = proxy(`localhost:${await echo.port()}`, ...front!, ...to!);
+      const port = await server.port();
+      const tls = front!.length > 0 ? { ca: own.cert } : undefined;
+      using conn = await connect({ host: "localhost", port, tls });
+      const bytes = pattern(4 * MIB, port);
+      const sending = conn.sendAll(bytes).then(() => conn.shutdown("write"));
+      expect((await recvAll(conn)).equals(bytes)).toBe(true);
+      await sending;
+      await server.until(/, ended\n/);
+      expect(server.stderr + echo.stderr).toBe("");
+    }
+  });
+
+  test("a server behind whose certificate is unknown: its client is reset, and told why", async () => {
+    await using echo = script("echo-threaded-server", [
+      ...["--port", "0", "--threads=1", "--tls-cert", cert, "--tls-key", key],
+    ]);
+    await using server = proxy(`localhost:${await echo.port()}`, "--to-tls");
+    using conn = await connect({ port: await server.port() });
+    await fails(recvAll(conn), "ECONNRESET");
+    await server.until(/: 0 bytes there, 0 back, .* cannot connect to localhost:\d+: self.signed/);
+  });
+
+  testPython("a PROXY header goes before TLS, as it has to", async () => {
+    await using theirs = python(
+      `
+import ssl
+s = listen(); conn, _ = s.accept()
+header = b""
+while not header.endswith(b"\\r\\n"): header += conn.recv(1)
+print(header.decode().strip())
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain(*sys.argv[1:])
+conn = context.wrap_socket(conn, server_side=True)
+conn.sendall(conn.recv(100).upper()); conn.close()`,
+      cert,
+      key,
+    );
+    const to = `localhost:${await theirs.port()}`;
+    await using server = proxy(to, "--to-ca", cert, "--send-proxy", "v1");
+    const port = await server.port();
+    using conn = await connect({ port });
+    await conn.sendAll("hello");
+    expect(String(await recvAll(conn))).toBe("HELLO");
+    const { localAddress } = conn;
+    await theirs.until(
+      new RegExp(`^PROXY TCP4 127.0.0.1 127.0.0.1 ${localAddress.port} ${port}$`, "m"),
+    );
+  });
+
+  test("--accept-proxy and --tls-cert exclude each other: a header comes before TLS", async () => {
+    for (const name of ["proxy", "echo-threaded-server", "chat-server"]) {
+      const args = ["--accept-proxy", "--tls-cert", cert, "--tls-key", key];
+      await using server = script(name, [...args, ...(name === "proxy" ? ["--to=x:1"] : [])]);
+      expect(await server.exit()).toBe(2);
+      expect(server.stderr).toMatch(/^error: --accept-proxy and --tls-cert [^\n]*\n$/);
+    }
+  });
+});

@@ -3,7 +3,7 @@
 
 import { getEventListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { delimited, messages, sendMessage } from "../lib/framing.ts";
 import { type Handler, serve, type ServeOptions } from "../lib/serve.ts";
@@ -405,4 +405,52 @@ print("ends", sorted(ends).count("EOF"), set(ends))`,
     expect(await server.exit()).toBe(0);
     expect(server.stderr).toBe("");
   });
+});
+
+test("--log: a line when a connection ends, and one a minute with what is open and what was refused", async () => {
+  const written: string[] = [];
+  using writing = spyOn(console, "error").mockImplementation((line) => void written.push(line));
+  using timers = spyOn(globalThis, "setInterval");
+  await using service = new Service(echo, { maxConnections: 2, log: true });
+  using one = await service.connect();
+  using two = await service.connect();
+  for (const conn of [one, two]) {
+    await conn.sendAll("hello");
+    await conn.recvExactly(5);
+  }
+  using refused = await service.connect();
+  await fails(refused.recv(1), "ECONNRESET");
+  const until = async (count: number) => {
+    while (written.length < count) await sleep(1);
+  };
+  const clock = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z";
+  const says = (what: string) => expect.stringMatching(new RegExp(`^${clock} ${what}$`));
+  const name = (conn: Socket) => `127\\.0\\.0\\.1:${conn.localAddress.port}`;
+  const everyMinute = timers.mock.calls.find(([, ms]) => ms === 60_000)![0] as () => void;
+  everyMinute();
+  everyMinute();
+  one.shutdown("write");
+  await until(3);
+  two.reset();
+  await until(4);
+  expect(written).toEqual([
+    says("2 open, 1 refused"),
+    says("2 open, 0 refused"), // of this minute
+    says(`${name(one)} ended: \\d+\\.\\d s, 5 bytes in, 5 out`),
+    says(`${name(two)} ECONNRESET: \\d+\\.\\d s, 5 bytes in, 5 out`),
+  ]);
+  expect(writing).toHaveBeenCalledTimes(4);
+});
+
+test("without --log nothing is written, and no timer runs", async () => {
+  using writing = spyOn(console, "error");
+  using timers = spyOn(globalThis, "setInterval");
+  await using service = new Service(echo);
+  using conn = await service.connect();
+  await conn.sendAll("x");
+  await conn.recvExactly(1);
+  conn.shutdown("write");
+  await recvAll(conn);
+  expect(writing).not.toHaveBeenCalled();
+  expect(timers.mock.calls.filter(([, ms]) => ms === 60_000)).toEqual([]);
 });

@@ -38,6 +38,7 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
+      if (options.preface !== undefined) handle.write(options.preface); // the kernel has room for it
       if (tls === undefined) ready(handle);
       else secure(handle, tls, underWay, { opened: ready, failed });
     },

@@ -50,6 +50,8 @@ export type ConnectOptions = (HostAndPort | SocketFile) & {
    * and its name are always checked. `true`: the public authorities are trusted.
    */
   tls?: true | ClientTls;
+  /** Sent before everything else, also before TLS: a PROXY header. At most 4 KiB. */
+  preface?: Uint8Array;
   /** Aborts the attempt: `connect` rejects with the signal's reason. */
   signal?: AbortSignal;
 };
