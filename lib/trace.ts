@@ -197,11 +197,12 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
 }
 
 /** The result of a call in words; empty if it returns nothing. */
-function success({ on, name }: Call, outcome: any): string {
+function success({ on, name, args }: Call, outcome: any): string {
   if (outcome === undefined || name === "sendAll") return "";
   if (outcome === null) return "would block";
-  if (outcome.done) return on instanceof Socket ? "EOF" : "closed"; // a step of a loop
-  if (outcome.done === false) return success({ on, name } as Call, outcome.value);
+  if (name === "recvMessage") return outcome === args[1] ? "EOF" : preview(messageIn(outcome));
+  if (outcome.done) return "closed"; // the accept loop's
+  if (outcome.done === false) return fullName(outcome.value);
   if (isSocket(outcome)) return fullName(outcome);
   if (name === "select") {
     const nothing = outcome.flat().length === 0 ? " (time is up)" : "";
@@ -245,11 +246,16 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
     const sign = name === "unrecv" ? -1 : 1; // it undoes a recv
     return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer: peer && show(peer) };
   }
-  const given = outcome?.value ?? outcome;
-  const [came, from] = Array.isArray(given) ? given : [failed ? given?.partial : given];
+  const given = failed ? outcome?.partial : name === "recvMessage" ? messageIn(outcome) : outcome;
+  const [came, from] = Array.isArray(given) ? given : [given];
   if (!(came instanceof Uint8Array)) return {};
   const bytes = taken.get(args[0] as object) ?? came.length;
   return { bytes, data: content(came), peer: from && show(from) };
+}
+
+/** The bytes in what a framing makes of a message: a step of a loop, a frame. */
+function messageIn(outcome: object): unknown {
+  return Object.values(outcome).find((part) => part instanceof Uint8Array) ?? outcome;
 }
 
 function isSend(name: string): boolean {

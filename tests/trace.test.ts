@@ -196,6 +196,22 @@ test("a message is shown as it is, and counted as it came: with its length, or i
   ]);
 });
 
+test("what a WebSocket receives is shown: each frame, and the end", async () => {
+  const lines = await traced(`
+    const { openWebSocket, acceptWebSocket } = await import("./lib/websocket.ts");
+    const [socket, other] = await Promise.all([acceptWebSocket(far), openWebSocket(near)]);
+    const receiving = (async () => { for await (const message of socket); })().catch(quiet);
+    await other.send("안녕");
+    near.close();
+    await receiving;`);
+  const received = lines.filter((line) => line.startsWith("conn#2  recvMessage"));
+  expect(received.map((line) => line.replace(/.*-> /, ""))).toEqual([
+    expect.stringMatching(/^\d+ bytes "GET \/ HTTP\/1\.1/),
+    '6 bytes "안녕"',
+    "EOF",
+  ]);
+});
+
 test("failures are traced, and told as always", async () => {
   await using client = script("echo-client", ["--port", "1", "--message", "x", "--trace"]);
   expect(await client.exit()).toBe(1);

@@ -8,7 +8,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { draw } from "../scripts/watch/draw.ts";
 import { countCalls, foldsOf, repeats } from "../scripts/watch/fold.ts";
-import { type Call, tell } from "../scripts/watch/model.ts";
+import { type Call, type End, endOf, isReceive, isSend, tell } from "../scripts/watch/model.ts";
 import { plan } from "../scripts/watch/rows.ts";
 import { PICTURES } from "../docs/pictures/make.ts";
 import { fileOf, wordsOf } from "../scripts/watch/run.ts";
@@ -17,6 +17,7 @@ import {
   Network,
   openPage,
   PATIENCE_MS,
+  Process,
   root,
   script,
   testBrowser,
@@ -416,6 +417,63 @@ async function watch(name: string, args: string[]): Promise<string> {
 }
 
 const ECHO = ["echo-server --port 0", "echo-client --port {port} --message 안녕"];
+
+// What two processes told, each of its own calls, has to fit together. Else one of them did not tell the truth.
+const ask = (client: string, flags = "") => `${client} --host 127.0.0.1 --port {port} ${flags}`;
+const PAIRS = [
+  ["echo-server --port 0", ask("echo-client", "--message 안녕")],
+  ["echo-threaded-server --port 0 --threads 2", ask("echo-client", "--message 안녕")],
+  ["echo-threaded-server --port 0 --relay --threads 1", ask("echo-client", "--message 안녕")],
+  ["reply-threaded-server --port 0", ask("echo-client", "--message 안녕")],
+  ["select-server --port 0", ask("echo-client", "--message 안녕")],
+  ["echo-threaded-server --port 0", ask("echo-bench", "--connections 4 --seconds 0.1")],
+  ["http-server --port 0", ask("http-client", "--path /안녕")],
+  ["message-server --port 0 --framing length", ask("message-client", "--framing length")],
+  ["message-server --port 0 --framing delimited", ask("message-client", "--framing delimited")],
+  ["message-server --port 0 --framing fixed", ask("message-client", "--framing fixed")],
+  ["websocket-server --port 0", ask("websocket-client", "--message 안녕")],
+  ["weather-receiver --port 0 --host 127.0.0.1", ask("weather-sender", "--interval 0.02")],
+  ["netcat --listen --port 0", ask("netcat")],
+  ["udp-echo-server --port 0", ask("udp-echo-client", "--message 안녕")],
+  ["chat-server --port 0", ask("netcat")],
+  ["ipc"],
+  ["duplex"],
+  ["byte-order"],
+];
+
+test("what is traced in a run of each script is true: its two ends tell the same", async () => {
+  const sum = (calls: Call[]) => calls.reduce((total, { bytes }) => total + bytes!, 0);
+  const check = async (commands: string[]) => {
+    const what = commands.join(" | ");
+    const program = `
+      import { Recording, run } from "./scripts/watch/run.ts";
+      const told = new Recording();
+      await run(${JSON.stringify(commands)}, told, false, new AbortController().signal);
+      console.log("\\n" + JSON.stringify({ calls: told.calls, dropped: told.dropped }));`;
+    await using running = new Process([process.execPath, "-e", program]);
+    await running.endInput();
+    expect(await running.exit(), running.stderr).toBe(0);
+    const { calls, dropped } = JSON.parse(running.stdout.trimEnd().split("\n").at(-1)!);
+    const errors = calls.filter(({ error }: Call) => error !== undefined);
+    expect([dropped, errors], what).toEqual([0, []]);
+    const { connections } = tell(calls);
+    expect(connections.length, what).toBeGreaterThan(0);
+    for (const { ends } of connections) {
+      const [left, right] = ends as [End, End];
+      for (const [from, to] of [
+        [left, right],
+        [right, left],
+      ] as const) {
+        expect([from, to], what).not.toContain(undefined!);
+        expect(sum(to.calls.filter(isReceive)), what).toBe(sum(from.calls.filter(isSend)));
+        // Nobody hears of an end before the other one has ended. (Two clocks may differ by a little.)
+        const eof = to.calls.find(({ result }) => result === "EOF");
+        if (eof) expect(eof.time, what).toBeGreaterThan(endOf(from)!.began - 2);
+      }
+    }
+  };
+  await Promise.all(PAIRS.map(check));
+});
 
 test("both ends of an echo: every call, the bytes, and who ended what", async () => {
   const svg = await watch("echo", ECHO);
