@@ -32,30 +32,33 @@ const LAST_WORDS_MS = 500;
  * await relay(client, backend);
  */
 export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> {
-  let over = false;
-  let broken: Error | undefined;
+  const { promise: broken, resolve } = Promise.withResolvers<Error>();
+  let isOver = false;
   const breakBoth = (why: Error) => {
-    if (over) return;
-    broken ??= why;
+    if (isOver) return;
     a.reset();
     b.reset();
+    resolve(why);
   };
   const breakSoon = (why: Error) => void setTimeout(breakBoth, LAST_WORDS_MS, why).unref();
   // When sending to a side fails, bytes that it sent before may still be on their way: they get that time.
   const pass = (from: Relayed, to: Relayed) =>
-    pump(from, to).catch((why) => (why.syscall === "send" ? breakSoon(why) : breakBoth(why)));
+    pump(from, to).catch((why) => {
+      (why.syscall === "send" ? breakSoon : breakBoth)(why);
+      return broken;
+    });
   // Also notices a reset while nothing is received: because the other side does not read, or after a FIN.
   for (const side of [a, b]) {
     side.closed.then(() => {
       const state = side.poll();
-      if (over || !(state & (POLLERR | POLLNVAL))) return; // a normal end
+      if (!(state & (POLLERR | POLLNVAL))) return; // a normal end
       const code = state & POLLERR ? "ECONNRESET" : "EBADF";
       breakSoon(new SocketError(code, "recv", side.remoteAddress));
     });
   }
-  await Promise.all([pass(a, b), pass(b, a)]);
-  over = true;
-  return broken;
+  const [one, other] = await Promise.all([pass(a, b), pass(b, a)]);
+  isOver = true;
+  return one || other || undefined;
 }
 
 async function pump(from: Relayed, to: Relayed): Promise<void> {
