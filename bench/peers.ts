@@ -94,6 +94,17 @@ export const proxyPeers = (built: string, backend: string): Peer[] => [
   go(built, "echo", backend),
 ];
 
+/** The same echo servers over TLS, with the certificate and the key in these files. */
+export const tlsPeers = (built: string, cert: string, key: string): Peer[] =>
+  [
+    bare,
+    ours("lib, for await", "iterate"),
+    node("Bun, node:tls, pipe", bun, "pipe"),
+    node("Node, pipe", "node", "pipe"),
+    asyncio("streams"),
+    go(built, "echo"),
+  ].map((peer) => ({ ...peer, run: ["env", `TLS_CERT=${cert}`, `TLS_KEY=${key}`, ...peer.run] }));
+
 /** WebSocket echo servers. */
 export const websocketPeers = (built: string): Peer[] => [
   { name: "Bun.serve", needs: bun, run: [bun, source("websocket-bun.ts")] },

@@ -7,18 +7,20 @@ Without flags it measures everything, which takes most of an hour.
   terminal 2:  bun run bench --loads 50x1000,50x65536 --parts echo,proxy --only lib --rounds 9
 `;
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { connect } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   bare,
   echoPeers,
   type Peer,
   proxyPeers,
   selectServer,
+  tlsPeers,
   udpPeers,
   weatherStation,
   websocketPeers,
@@ -50,7 +52,7 @@ const {
   },
   parts: {
     type: "string",
-    about: "some of echo,rate,proxy,websocket,select,start,idle,udp,station; all unless told",
+    about: "some of echo,rate,proxy,websocket,select,start,idle,udp,station,tls; all unless told",
   },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
@@ -60,12 +62,21 @@ const {
     min: 1,
     about: "messages a second, in `rate` (of 50x1000)",
   },
-  idle: { type: "count", default: 9000, min: 1, about: "connections to weigh, in the part `idle`" },
+  idle: {
+    type: "count",
+    default: 9000,
+    min: 1,
+    about: "connections to weigh, in `idle` and `tls`",
+  },
   only: { type: "string", about: "peers whose name holds this, besides the first" },
   save: { type: "boolean", about: "keep the results in bench/results.json, draw docs/pictures/" },
 });
 
 const built = mkdtempSync(join(tmpdir(), "bench-"));
+const { cert, key } = makeCertificate("localhost");
+const files = { cert: join(built, "cert.pem"), key: join(built, "key.pem") };
+writeFileSync(files.cert, cert);
+writeFileSync(files.key, key);
 const running = new Set<Bun.Subprocess>();
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
@@ -87,6 +98,7 @@ interface Load {
   rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
   idle?: number; // idle connections beside these
   program?: string; // which sends it; echo-bench unless told
+  tls?: boolean;
 }
 
 interface Result {
@@ -145,14 +157,20 @@ function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
 }
 
 // Opens idle connections, and waits until the server has accepted them all.
-async function openIdle(pid: number, port: number, count: number): Promise<Disposable> {
+async function openIdle(
+  pid: number,
+  port: number,
+  count: number,
+  isTls = false,
+): Promise<Disposable> {
   const conns = new DisposableStack();
   // Counts sockets, not all descriptors: a server that has just started has some files open for a moment.
   const isSocket = (fd: string) =>
     statSync(`/proc/${pid}/fd/${fd}`, { throwIfNoEntry: false })?.isSocket();
   const sockets = () => readdirSync(`/proc/${pid}/fd`).filter(isSocket).length;
   const enough = sockets() + count;
-  for (let i = 0; i < count; i++) conns.use(await connect({ port }));
+  const tls = isTls ? { ca: cert } : undefined;
+  for (let i = 0; i < count; i++) conns.use(await connect({ port, tls }));
   while (sockets() < enough) await Bun.sleep(10);
   return conns;
 }
@@ -166,6 +184,7 @@ async function echoBench(port: number, load: Load, seconds: number) {
     ([name, value]) => `--${name}=${value}`,
   );
   const command = [process.execPath, join(import.meta.dir, program), "--json"];
+  if (load.tls) flags.push(`--tls-ca=${files.cert}`);
   const bench = start(1, [...command, ...flags]);
   const result = await new Response(bench.stdout).text();
   return result === "" ? fail(`no result under ${connections}x${size}`) : JSON.parse(result);
@@ -186,15 +205,15 @@ function measure(peer: Peer, load: Load): Promise<Result> {
 }
 
 // Bytes of resident memory for each idle connection.
-function idleCost(peer: Peer): Promise<number> {
+function idleCost(peer: Peer, isTls = false): Promise<number> {
   return withServer(peer, async (pid, port) => {
     const weigh = async () => {
       await Bun.sleep(200); // for what the server still does after accepting
       return usage(pid).memory;
     };
-    using _first = await openIdle(pid, port, 500);
+    using _first = await openIdle(pid, port, 500, isTls);
     const before = await weigh();
-    using _more = await openIdle(pid, port, idle);
+    using _more = await openIdle(pid, port, idle, isTls);
     return (((await weigh()) - before) * (1 << 20)) / idle;
   });
 }
@@ -350,13 +369,7 @@ const measurements: Record<string, () => Promise<void>> = {
     }
   },
 
-  async idle() {
-    await print(`\n| server | one of ${idle} idle connections |`);
-    await print("| --- | --: |");
-    for (const peer of echoes) {
-      await print(`| ${peer.name} | ${((await idleCost(peer)) / 1024).toFixed(2)} KiB |`);
-    }
-  },
+  idle: () => idleTable(echoes),
 
   async udp() {
     const servers = usable(udpPeers(built));
@@ -389,9 +402,32 @@ const measurements: Record<string, () => Promise<void>> = {
       await print(`| ${offered || "as fast as it takes them"} | ${cells.join(" | ")} |`);
     }
   },
+
+  // In the first table a message is a handshake.
+  async tls() {
+    const servers = usable(tlsPeers(built, files.cert, files.key));
+    const handshakes = { connections: 16, size: 1, program: "tls-load.ts", tls: true };
+    await compare("TLS handshakes, 16 at once", servers.map(under(handshakes)));
+    const load = { connections: 50, size: 1_000, tls: true };
+    await compare("TLS echo, 50 connections x 1000 bytes", servers.map(under(load)));
+    await idleTable(servers, true);
+  },
 };
 
-const named = [...echoPeers(built), ...websocketPeers(built), ...udpPeers(built)];
+async function idleTable(peers: Peer[], isTls = false): Promise<void> {
+  await print(`\n| server | one of ${idle} idle connections |`);
+  await print("| --- | --: |");
+  for (const peer of peers) {
+    await print(`| ${peer.name} | ${((await idleCost(peer, isTls)) / 1024).toFixed(2)} KiB |`);
+  }
+}
+
+const named = [
+  ...echoPeers(built),
+  ...tlsPeers(built, "", ""),
+  ...websocketPeers(built),
+  ...udpPeers(built),
+];
 if (only !== undefined && !named.some(({ name }) => name.includes(only))) {
   refuse(`--only: no peer's name holds "${only}"`);
 }

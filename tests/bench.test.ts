@@ -179,6 +179,14 @@ describe("the benchmark", () => {
         expect(start).toMatch(/ \d+\.\d ms \|$/);
         expect(idle).toMatch(/ -?\d+\.\d\d KiB \|$/);
       }
+      for (const [name, first] of [
+        ["bare Bun.listen", 5],
+        ["lib, for await", 6],
+      ] as const) {
+        const [handshake, echo, idle] = rows(name).slice(first);
+        for (const row of [handshake, echo]) expect(row).toMatch(measured);
+        expect(idle).toMatch(/ -?\d+\.\d\d KiB \|$/);
+      }
       expect(rows("Bun.serve")[0]).toMatch(measured);
       const [selects, more] = [
         rows("100 idle connections beside them"),

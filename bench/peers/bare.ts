@@ -1,5 +1,5 @@
 // The base of the comparison: Bun's own callbacks, with no more code than a correct server needs. `bun bare.ts`
-// echoes; `bun bare.ts 4000` is a proxy to that port.
+// echoes; `bun bare.ts 4000` is a proxy to that port. With TLS_CERT and TLS_KEY in the environment, over TLS.
 
 interface State {
   other: Bun.Socket<State> | null; // where its bytes go; for an echo, back to itself
@@ -61,10 +61,13 @@ function connectBackend(client: Bun.Socket<State>): void {
   Bun.connect({ hostname: "127.0.0.1", port: backend, allowHalfOpen: true, socket });
 }
 
+const { TLS_CERT, TLS_KEY } = process.env;
+
 const listener = Bun.listen({
   hostname: "127.0.0.1",
   port: 0,
   allowHalfOpen: true,
   socket: handler,
+  tls: TLS_CERT ? { cert: Bun.file(TLS_CERT), key: Bun.file(TLS_KEY!) } : undefined,
 });
 console.log(listener.port);

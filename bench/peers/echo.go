@@ -1,7 +1,9 @@
 // Go: a goroutine for each connection; with a port as argument, a proxy to it with two for each connection.
+// With TLS_CERT and TLS_KEY in the environment, it echoes over TLS.
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -50,6 +52,13 @@ func main() {
 		panic(err)
 	}
 	fmt.Println(server.Addr().(*net.TCPAddr).Port)
+	if file := os.Getenv("TLS_CERT"); file != "" {
+		pair, err := tls.LoadX509KeyPair(file, os.Getenv("TLS_KEY"))
+		if err != nil {
+			panic(err)
+		}
+		server = tls.NewListener(server, &tls.Config{Certificates: []tls.Certificate{pair}})
+	}
 	for {
 		conn, err := server.Accept()
 		if err != nil {

@@ -1,5 +1,5 @@
 // The same with the lib: `bun lib.ts recv`, `iterate`, `limited` (with a timeout and a signal), or
-// `proxy 4000`.
+// `proxy 4000`. With TLS_CERT and TLS_KEY in the environment, over TLS.
 
 import { connect, listen, type Socket } from "../../lib/socket.ts";
 
@@ -40,6 +40,10 @@ async function pump(from: Socket, to: Socket): Promise<void> {
   to.shutdown("write");
 }
 
-const server = listen({ port: 0 });
+const { TLS_CERT, TLS_KEY } = process.env;
+const text = (file: string) => Bun.file(file).text();
+const tls = TLS_CERT ? { cert: await text(TLS_CERT), key: await text(TLS_KEY!) } : undefined;
+const server = listen({ port: 0, tls });
+server.onRefused = () => {};
 console.log(server.address.port);
 for await (const conn of server) ways[way]!(conn).catch(console.error);

@@ -1,7 +1,10 @@
-// node:net, with `pipe`, with async iteration (`iterate`), or as a proxy (`proxy 4000`).
+// node:net, with `pipe`, with async iteration (`iterate`), or as a proxy (`proxy 4000`). With TLS_CERT and
+// TLS_KEY in the environment, node:tls.
 
+import { readFileSync } from "node:fs";
 import net from "node:net";
 import process from "node:process";
+import tls from "node:tls";
 
 const [way, backend] = process.argv.slice(2);
 
@@ -23,7 +26,10 @@ const ways = {
   },
 };
 
-const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (conn) => {
+const { TLS_CERT, TLS_KEY } = process.env;
+const files = TLS_CERT && { cert: readFileSync(TLS_CERT), key: readFileSync(TLS_KEY) };
+const { createServer } = files ? tls : net;
+const server = createServer({ allowHalfOpen: true, noDelay: true, ...files }, (conn) => {
   conn.on("error", () => {});
   ways[way](conn);
 });
