@@ -199,6 +199,34 @@ describe("our scripts with each other", () => {
     await wrong.until(/self signed certificate\n/);
   });
 
+  test("proxy --send-proxy with TLS: the header first, in clear, and then the handshake", async () => {
+    using behind = listen({ port: 0 });
+    const to = `127.0.0.1:${behind.address.port}`;
+    await using proxy = script("proxy", [
+      "--port",
+      "0",
+      "--to",
+      to,
+      "--to-tls",
+      "--send-proxy",
+      "v1",
+    ]);
+    using client = await connect({ port: await proxy.port() });
+    await client.sendAll("a secret");
+    using conn = await behind.accept();
+    const ends = `127.0.0.1 127.0.0.1 ${client.localAddress.port} ${client.remoteAddress.port}`;
+    const header = `PROXY TCP4 ${ends}\r\n`;
+    expect(String(await conn.recvExactly(header.length))).toBe(header);
+    expect((await conn.recv(1000))[0]).toBe(22); // a handshake's record
+  });
+
+  test("what stands before TLS cannot be asked of the TLS side of proxy", async () => {
+    const way = ["--to", "127.0.0.1:1", "--accept-proxy", "--tls-cert", cert, "--tls-key", key];
+    await using refused = script("proxy", ["--port", "0", ...way]);
+    expect(await refused.exit()).toBe(2);
+    expect(refused.stderr).toBe("error: --accept-proxy cannot be combined with --tls-cert\n");
+  });
+
   test.each([[[]], [["--relay"]]])("echo-threaded-server %p", async (more) => {
     await using server = script("echo-threaded-server", [...flags, "--threads", "2", ...more]);
     const port = await server.port();
