@@ -109,10 +109,9 @@ export function serverTls(flags: {
 }): ServerTls | undefined {
   const { tlsCert, tlsKey, acceptProxy } = flags;
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
-  if (tlsCert === undefined)
-    return refuse("--tls-key (TLS_KEY) needs --tls-cert (TLS_CERT) as well");
-  if (tlsKey === undefined)
-    return refuse("--tls-cert (TLS_CERT) needs --tls-key (TLS_KEY) as well");
+  if (tlsCert === undefined || tlsKey === undefined) {
+    return refuse("--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together");
+  }
   if (acceptProxy)
     return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
   const files = require("./cli/tls.ts") as typeof import("./cli/tls.ts");

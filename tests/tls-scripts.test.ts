@@ -52,12 +52,12 @@ describe("flags", () => {
   test.each([
     [
       "--tls-cert FILE",
-      "--tls-cert (TLS_CERT) needs --tls-key (TLS_KEY) as well",
+      "--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together",
       ["--tls-cert", cert],
     ],
     [
       "--tls-key FILE",
-      "--tls-key (TLS_KEY) needs --tls-cert (TLS_CERT) as well",
+      "--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together",
       ["--tls-key", key],
     ],
     [
@@ -224,7 +224,9 @@ describe("our scripts with each other", () => {
     const way = ["--to", "127.0.0.1:1", "--accept-proxy", "--tls-cert", cert, "--tls-key", key];
     await using refused = script("proxy", ["--port", "0", ...way]);
     expect(await refused.exit()).toBe(2);
-    expect(refused.stderr).toBe("error: --accept-proxy cannot be combined with --tls-cert\n");
+    expect(refused.stderr).toBe(
+      "error: --accept-proxy and --tls-cert cannot be had together (see --help)\n",
+    );
   });
 
   test.each([[[]], [["--relay"]]])("echo-threaded-server %p", async (more) => {

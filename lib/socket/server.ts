@@ -140,7 +140,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
         this.#isTaking = true; // what waits for its own next step is not what nobody takes
         this.#ready(secured);
       },
-      failed: (cause) => this.onRefused(new SocketError(cause.code, "accept", peer, { cause })),
+      failed: (cause) => this.onRefused(systemError(cause, "accept", peer)),
     });
   }
 

@@ -38,9 +38,9 @@ export interface ClientTls {
 export type Secrets = Bun.TLSOptions & { isServer: boolean };
 
 /** The callbacks of an attempt: one of the two is called, once; none if the attempt is cancelled. */
-export interface Hears<Cause = unknown> {
+export interface Hears {
   opened(handle: Handle): void;
-  failed(cause: Cause): void;
+  failed(cause: unknown): void;
 }
 
 /** Cancels an attempt that is under way. */
@@ -73,17 +73,11 @@ export function checkTls(side: "listen" | "connect", tls: unknown, address: Addr
   if (!given.cert !== !given.key || (isServer && !given.cert)) {
     throw new TypeError("tls needs a cert and its key");
   }
-  const { passphrase, ca, clientCa, serverName = nameOf(address) } = given;
+  const { ca, clientCa, serverName = nameOf(address) } = given;
   const own = isServer ? { ca: clientCa, requestCert: clientCa !== undefined } : { ca, serverName };
-  const secrets = {
-    ...{ passphrase, ...own, isServer, rejectUnauthorized: true },
-    get cert() {
-      return given.cert; // the caller may have replaced it
-    },
-    get key() {
-      return given.key;
-    },
-  };
+  // The rest is read from the caller's object, each time: the certificate may have been renewed.
+  const checked = { ...own, isServer, rejectUnauthorized: true };
+  const secrets = Object.assign(Object.create(given), checked);
   try {
     (require("node:tls") as typeof import("node:tls")).createSecureContext(secrets);
     return secrets;
@@ -110,9 +104,6 @@ function nameOf({ host }: Address): string {
 
 // ---- the handshake
 
-/** An error of Bun with a description. */
-type Explained = Error & { code: string; reason: string };
-
 /** What a TLS handle belongs to until there is a Socket. */
 interface Handshake {
   done(success: boolean, cause: unknown): void;
@@ -125,12 +116,7 @@ interface Secured extends Handle {
 }
 
 /** Does the TLS handshake on a connection. While it is under way, the function that cancels it is in `underWay`. */
-export function secure(
-  plain: Handle,
-  secrets: Secrets,
-  underWay: Set<CallOff>,
-  hears: Hears<Explained>,
-): void {
+export function secure(plain: Handle, tls: Secrets, underWay: Set<CallOff>, hears: Hears) {
   let handle = plain;
   const end = (tell: () => void) => {
     if (!underWay.delete(callOff)) return;
@@ -146,7 +132,7 @@ export function secure(
   const late = { code: "ETIMEDOUT", message: "no TLS handshake within 10 s" };
   const timer = setTimeout(() => refuse(late), HANDSHAKE_MS);
   underWay.add(callOff);
-  const { isServer, requestCert } = secrets;
+  const { isServer, requestCert } = tls;
   const handshake: Handshake = {
     done(success, cause) {
       if (!success)
@@ -158,7 +144,7 @@ export function secure(
   };
   try {
     const data = handshake as unknown as HandleData;
-    const options = { tls: secrets, isServer, socket: handlers, data };
+    const options = { tls, isServer, socket: handlers, data };
     handle = Object.assign(plain.upgradeTLS<HandleData>(options)[1], { end: endSecured });
   } catch (cause) {
     refuse(cause);
@@ -202,7 +188,7 @@ const WORDS: Record<string, string> = {
 };
 
 // The messages of BoringSSL end in a name: "error:100000f7:SSL routines:…:WRONG_VERSION_NUMBER".
-function explained(cause: any): Explained {
+function explained(cause: any) {
   const { code = "EPROTO", message } = cause;
   const [, name = ""] = message.match(/^error:.*:(\w+)$/) ?? [];
   const words = name.toLowerCase().replaceAll("_", " ") || message.replace(/^.*?altnames: /, "");
