@@ -1,5 +1,5 @@
-// The accept loop of a server that stays up: many connections at once, each with its own handler,
-// within limits that clients who open and say nothing cannot exceed; and an end that loses nothing.
+// The accept loop of a server: many connections at once, each with its own handler, within limits that keep
+// silent or greedy clients from using up memory and descriptors; and a stop that loses no data.
 
 import { formatAddress } from "./address.ts";
 import { isAbort, SocketError } from "./errors.ts";
@@ -9,27 +9,27 @@ import { descriptorLimit } from "./socket/descriptors.ts";
 import { waiting } from "./socket/queues.ts";
 import { POLLNVAL } from "./socket/readiness.ts";
 
-/** Descriptors kept for everything that is not a connection: listening, files, the runtime's own. */
+/** Descriptors that are not for connections: listening sockets, files, the runtime's own. */
 const RESERVE = 32;
 
 export interface ServeOptions {
-  /** Connections at once; those beyond are reset. Never more than there are descriptors for. */
+  /** Connections at once; further ones are reset. Never more than there are descriptors for. */
   maxConnections: number;
-  /** Seconds without a byte either way, after which a connection ends with `ETIMEDOUT`. 0: no limit. */
+  /** After so many seconds without a byte in either direction a connection ends with `ETIMEDOUT`. 0: no limit. */
   idleTimeout: number;
-  /** MiB that may wait in all connections together, either way. Above it, nothing is received. */
+  /** MiB that may wait in all connections together, received or to be sent. Above it, nothing is received. */
   maxBuffered?: number;
   /** Descriptors that a connection takes: 2 in a proxy, which opens one more for each. Default 1. */
   descriptors?: number;
-  /** A PROXY header comes first on each connection, and tells whose it is; or it is refused. */
+  /** Each connection must begin with a PROXY header that names its client, or it is refused. */
   acceptProxy?: boolean;
-  /** Write a line on stderr when a connection has ended, and one a minute: how many are open. */
+  /** Writes a line on stderr when a connection has ended, and every minute the number of open ones. */
   log?: boolean;
   /** Stops the server: see `serve`. */
   signal?: AbortSignal;
   /** Seconds that the handlers have to finish after the signal. Default 1. */
   grace?: number;
-  /** Told of what went wrong: what ended one connection, or the text of a warning. */
+  /** Gets each error that ended a connection, and the text of warnings. */
   onError?: (error: unknown) => void;
 }
 
@@ -59,7 +59,7 @@ export const limitFlags = {
 export const proxyFlags = {
   acceptProxy: {
     type: "boolean",
-    about: "only from a proxy that says in a PROXY header whose it is",
+    about: "accept only connections that begin with a PROXY header, which names the client",
   },
 } as const;
 
@@ -68,23 +68,23 @@ export const logFlags = {
   log: { type: "boolean", about: "log to stderr what has ended, and once a minute what is open" },
 } as const;
 
-/** What serves one connection. The signal is that of the server: when it comes, time is short. */
+/** Serves one connection. The signal is the server's: after it, the handler has until the end of the grace. */
 export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
 
 /**
  * Accepts connections and runs `handle` for each, until the server is closed or the signal comes.
  * Resolves after the last handler.
  *
- * When a handler ends, its connection is closed. When it throws, its connection is reset, so that
- * nobody takes a part for the whole, and `onError` is told; nothing else ends.
+ * When a handler ends, its connection is closed. When it throws, its connection is reset, so that an incomplete
+ * reply does not look complete, and `onError` gets the error; other connections are not affected.
  *
- * When the signal comes, each connection receives no more: its handler is given what has come, then
- * EOF. So it runs to its end, its replies leave, and the client, who sees an end and no reset, has
- * until the grace is over to close. A handler that has not ended by then has its connection reset.
+ * When the signal aborts, the connections receive no more: each handler gets the bytes that have come, then EOF.
+ * So it runs to its end and its replies are sent. The client sees a FIN and no reset, and has until the end of the
+ * grace to close. Connections whose handlers have not ended by then are reset.
  *
- * Several threads that do this can have one limit together: `open` is then their shared memory, with
- * the count of all in its first place, that of each thread in its own `slot`, and in its last how many
- * were refused since the log has told it.
+ * Threads can share one limit: `open` is then memory that they share, with the count of all in its first place,
+ * the count of each thread in its own `slot`, and in its last place the number of refused connections since the
+ * last line of the log.
  *
  * @example
  * await serve(server, async (conn) => {
@@ -140,7 +140,7 @@ export async function serve(
     options.log && slot === 1 ? setInterval(tellState, 60_000).unref() : undefined;
   const stop = () => {
     server.close();
-    // What had come before the signal is read in this turn of the loop.
+    // The bytes that came before the signal are still read in this turn of the event loop.
     setImmediate(() => handled.forEach((conn) => conn.endReceiving()));
     setTimeout(endGrace, grace * 1000).unref();
   };
@@ -171,12 +171,12 @@ export async function serve(
   clearInterval(everyMinute);
 }
 
-/** What a handler gives for one of the proxy's own connections, a health check. */
+/** The result of a handler for a health check of the proxy. */
 const CHECK = Symbol();
 
 /**
- * A handler for connections that begin with a PROXY header. Of the proxy's own ones nothing is told: it only
- * looks whether the server is there, and breaks them at any time.
+ * Wraps a handler for connections that begin with a PROXY header. Health checks of the proxy are not logged, and
+ * their errors are ignored: the proxy may break them at any time.
  */
 export function behindProxy(handle: Handler): Handler {
   return async (conn, signal) => {
@@ -199,16 +199,16 @@ function log(line: string): void {
   console.error(`${new Date().toISOString()} ${line}`);
 }
 
-// What a handler throws because of its own close() or reset(), or because the signal ended its wait or
-// the message that was coming.
+// Whether a handler threw because it closed or reset the connection itself, or because the signal ended its wait
+// or cut off a message.
 function isMeant(error: unknown, conn: Socket, signal: AbortSignal): boolean {
   const code = error instanceof SocketError ? error.code : "";
   if (code === "EBADF") return conn.poll() === POLLNVAL;
   return isAbort(error, signal) || (signal.aborted && code === "EINCOMPLETE");
 }
 
-// A client that is still sending when we close would be reset, and might lose the reply that is on its
-// way. So our end goes first, and then there is time for his.
+// close() while the client still sends would reset the connection, and the client could lose the reply. So our FIN
+// goes first, and the client gets time to close.
 async function linger(conn: Socket, enough: Promise<void>): Promise<void> {
   if (conn.poll() === POLLNVAL) return;
   conn.endReceiving();
@@ -216,12 +216,12 @@ async function linger(conn: Socket, enough: Promise<void>): Promise<void> {
   await Promise.race([conn.closed, enough]);
 }
 
-/** What may wait in all connections of this thread together, in MiB: see `ServeOptions.maxBuffered`. */
+/** Sets the limit for all connections of this thread together, in MiB: see `ServeOptions.maxBuffered`. */
 export function limitBuffered(mib: number): void {
   waiting.limit = mib * 1024 * 1024;
 }
 
-/** As many connections as are wanted, or as the process has descriptors for, if that is less. */
+/** The number of connections, lowered to what the process has descriptors for. */
 export async function affordable(connections: number, descriptors = 1): Promise<number> {
   const most = Math.floor(((await descriptorLimit()) - RESERVE) / descriptors);
   return Math.max(1, Math.min(connections, most));

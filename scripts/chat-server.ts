@@ -1,12 +1,12 @@
 const help = `
-Chat server: one room. Who connects is asked for a name; from then on every line goes to all others.
-Goes on where the tutorials stop: there, what one client sends comes back to that one alone.
+Chat server with one room. It asks each client for a name; from then on every line goes to all others.
+From where the tutorials stop: in them, what a client sends comes back to that client only.
 
   terminal 1:  bun run scripts/chat-server.ts
   terminal 2:  bun run scripts/netcat.ts --port 5002        (and a third terminal, and a fourth)
 
-/who tells who is there, /quit leaves. It runs in one thread, for threads share no memory, and a room is
-memory. Several processes can be one room: --redis redis://HOST lets them hear of each other.
+/who lists the people, /quit leaves. It runs in one thread, because threads share no memory, and the room is in
+memory. Several servers can be one room, with --redis redis://HOST between them.
 `;
 
 import { formatAddress } from "../lib/address.ts";
@@ -18,8 +18,8 @@ import { listen, type Socket } from "../lib/socket.ts";
 import { Others } from "./chat-server/others.ts";
 
 const MAX_LINE = 1024; // bytes
-const MAX_BEHIND = 1 << 20; // bytes that were said and that somebody has not taken yet
-const CATCH_UP_MS = 1_000; // how long the room waits for one who is further behind
+const MAX_BEHIND = 1 << 20; // bytes that one client has not taken yet
+const CATCH_UP_MS = 1_000; // how long the room waits for a client that is further behind
 
 const { host, port, redis, signal, ...flags } = cli(help, {
   ...serverFlags(5002),
@@ -34,15 +34,15 @@ const { host, port, redis, signal, ...flags } = cli(help, {
 interface Person {
   name: string;
   conn: Socket;
-  /** What is to be sent to him when that which is on its way has left; and how many bytes that is. */
+  /** The lines to send when the send under way has ended, and the number of their bytes. */
   owed: Buffer[];
   owedBytes: number;
   isSending: boolean;
-  /** Further behind than anybody may be: the room waits for him, for a moment. */
+  /** More than `MAX_BEHIND` behind: the room is waiting for this client. */
   isLate: boolean;
 }
 const room = new Map<string, Person>();
-let waiting: Promise<unknown> = Promise.resolve(); // for those who are late
+let waiting: Promise<unknown> = Promise.resolve(); // until no client is late
 
 using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
@@ -51,7 +51,7 @@ print(`listening on ${formatAddress(server.address)}`);
 await serve(server, chat, { ...flags, signal, onError: warn });
 
 async function chat(conn: Socket): Promise<void> {
-  conn.setKeepAlive(true, 60_000); // who has lost his network does not say so
+  conn.setKeepAlive(true, 60_000); // finds clients that have lost their network
   const input = lines(conn, { maxBytes: MAX_LINE });
   const person = await welcome(conn, input);
   if (person !== null) await talk(person, input);
@@ -84,7 +84,7 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
       if (text === "/quit") break;
       if (text === "/who") send(person, bytesOf(`* here: ${await everybody()}`));
       else await say(`${name}: ${text}`, person);
-      await waiting; // and he with us, whose next line is not read meanwhile
+      await waiting; // no further line is read from this client while the room waits
     }
   } catch (error) {
     if (person.isLate) why = " (too slow)";
@@ -93,14 +93,14 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     send(person, bytesOf(`* you have to go${why}`));
   } finally {
     room.delete(name);
-    const released = others?.release(name); // who hears that he has left can have his name
+    const released = others?.release(name); // before the others read that the name is free
     const left = `* ${name} left${why}`;
-    await (signal.aborted ? others?.say(left) : say(left)); // those here all leave now
+    await (signal.aborted ? others?.say(left) : say(left)); // at a stop, all people here leave
     await released;
   }
 }
 
-/** To everybody but one, and to the people of the other servers. */
+/** Sends a line to everybody but one, also on the other servers. */
 async function say(line: string, but?: Person): Promise<void> {
   hear(line, but);
   await others?.say(line);
@@ -111,11 +111,11 @@ function hear(line: string, but?: Person): void {
   for (const person of room.values()) if (person !== but) send(person, bytes);
 }
 
-// Nobody waits here for one who is slow: what he has not taken yet is kept for him, up to a limit.
+// Does not wait for a slow client: its lines are kept, up to `MAX_BEHIND` bytes.
 function send(person: Person, bytes: Buffer): void {
   person.owed.push(bytes);
   person.owedBytes += bytes.length;
-  if (!person.isSending) sendOwed(person).catch(() => {}); // who is gone is told by receiving
+  if (!person.isSending) sendOwed(person).catch(() => {}); // when the client has gone, receiving fails too
   if (person.isLate || behind(person) <= MAX_BEHIND) return;
   person.isLate = true;
   waiting = Promise.all([waiting, catchUp(person)]);
@@ -133,9 +133,9 @@ async function sendOwed(person: Person): Promise<void> {
 async function catchUp(person: Person): Promise<void> {
   const until = performance.now() + CATCH_UP_MS;
   while (behind(person) > MAX_BEHIND) {
-    if (performance.now() > until) return person.conn.reset(); // and he stays late
+    if (performance.now() > until) return person.conn.reset(); // still late: `talk` says why
     await Bun.sleep(20);
-    person.conn.trySend(""); // the kernel is slow to say that it has room: ask
+    person.conn.trySend(""); // the kernel reports room late, so we ask
   }
   person.isLate = false;
 }
@@ -153,7 +153,7 @@ function bytesOf(line: string): Buffer {
   return Buffer.from(`${line}\n`);
 }
 
-// A terminal takes some characters for commands, and some turn the order of what is read around.
+// Removes control characters, which are commands to a terminal, and those that reverse the reading direction.
 function harmless(text: string): string {
   return text.replace(/[\p{Cc}\u2028-\u202e\u2066-\u2069]/gu, "");
 }

@@ -1,7 +1,7 @@
 const help = `
-TCP proxy: every client gets a connection of its own to another server, and what either of the two sends
-reaches the other: bytes as they are, ends and resets as what they are. It tells of each that has ended.
-Goes on where the tutorials stop: a server that is a client, too.
+TCP proxy: opens a connection to another server for each client, and passes everything on both ways: bytes, FINs
+and resets. When a connection has ended it prints a line about it.
+From where the tutorials stop: a server that is a client, too.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/proxy.ts --to 127.0.0.1:4000
@@ -25,7 +25,7 @@ import { acceptProxyHeader, encodeProxyHeader, relay } from "../lib/relay.ts";
 import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
-/** How long the server behind may take to answer, in ms. The client waits as long. */
+/** How long connecting to the server behind may take, in ms. */
 const CONNECT_MS = 10_000;
 
 const { host, port, to, sendProxy, signal, ...flags } = cli(help, {
@@ -52,7 +52,7 @@ const tls = clientTls({ tls: flags.toTls, tlsCa: flags.toCa });
 
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
-// A connection takes two descriptors. The header of a proxy before us is read below.
+// A connection takes two descriptors. `pass` reads the PROXY header itself, to pass its addresses on.
 const options = { ...flags, descriptors: 2, acceptProxy: false };
 await serve(server, pass, { ...options, signal, onError: warn });
 
@@ -60,7 +60,7 @@ async function pass(client: Socket): Promise<void> {
   const began = performance.now();
   let [headerBytes, how] = [0, "ended"];
   try {
-    // What a proxy before us has told is passed on, too: where its client connected to.
+    // The addresses of a PROXY header from a proxy before us are passed on.
     const ends = { source: client.remoteAddress, destination: client.localAddress };
     if (flags.acceptProxy) {
       const { source, destination, length } = await acceptProxyHeader(client);
@@ -74,7 +74,7 @@ async function pass(client: Socket): Promise<void> {
     if (broken !== undefined) how = describe(broken);
   } catch (error) {
     how = describe(error);
-    client.reset(); // nobody is behind: it must not look like an end
+    client.reset(); // not a FIN, which would look like a normal end
   }
   const ends = `${formatAddress(client.remoteAddress)} to ${formatAddress(backend)}`;
   const there = `${client.bytesReceived - headerBytes} bytes there`;

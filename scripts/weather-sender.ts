@@ -1,6 +1,6 @@
 const help = `
-Weather sensor: sends six temperatures to the weather station, two seconds apart, and closes. What the station
-answers is printed: weather-station says how many it has stored, weather-receiver says nothing.
+Weather sensor: sends six temperatures to the weather station, two seconds apart, and closes. It prints the
+station's answer: weather-station says how many readings it has stored, weather-receiver says nothing.
 Documented in tutorial 001, "Client".
 
   terminal 1:  bun run scripts/weather-receiver.ts
@@ -43,8 +43,8 @@ for (const reading of readings) {
 // That we have sent everything does not mean that the station has received it. So we send FIN and wait for the
 // station to close: it does so when it has read everything. If it dies before, its kernel resets the connection.
 //
-// But its FIN alone acknowledges nothing: the kernel sends one for a process that is killed when it has read
-// everything, too. Only an answer says that the readings are stored.
+// But a FIN is no acknowledgement: the kernel also sends one for a process that is killed after it has read
+// everything. Only an answer says that the readings are stored.
 finished = true;
 conn.shutdown("write");
 for await (const answer of lines(conn)) await print(peerText(answer));

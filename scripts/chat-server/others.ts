@@ -1,13 +1,13 @@
-// Many chat servers as one room: what is said at one of them goes to the others through Redis.
+// Several chat servers as one room: lines go to the other servers through Redis.
 //
-// Redis may be away, or hang, at any time; then each server goes on alone. A client that connects again
-// by itself does not subscribe again by itself. So none does: a link that is lost is given up as a whole,
-// and the next one is new.
+// Redis may be unreachable, or hang, at any time; then each server goes on alone. Bun's Redis client can
+// reconnect by itself, but does not subscribe again. So that is turned off: after a failure both connections
+// are closed, and new ones are made.
 
 import { RedisClient } from "bun";
 
 const CHANNEL = "chat";
-/** How often it is looked whether Redis is there, and how long it may take for an answer. */
+/** How often Redis is checked, and how long it may take to answer. */
 const BEAT_MS = 1_000;
 const PATIENCE_MS = 2_000;
 /** How long a name stays taken after its server has died. */
@@ -16,19 +16,19 @@ const NAME_MS = 10_000;
 const NEVER_AGAIN = { autoReconnect: false, enableOfflineQueue: false };
 const keyOf = (name: string) => `chat:name:${name}`;
 
-/** The people of the other servers. Wherever Redis is away, it is as if there were none. */
+/** The other servers. While Redis is unreachable, it is as if there were none. */
 export class Others implements Disposable {
   readonly #me = crypto.randomUUID();
   readonly #names = new Set<string>();
-  /** Who speaks to Redis, and what resolves when that is over. Null while Redis is away. */
+  /** The connection to Redis, and a promise that resolves when it is lost. Null while Redis is unreachable. */
   #link: { redis: RedisClient; lost: Promise<void> } | null = null;
   #end: () => void = () => {};
   #isOver = false;
   readonly #tried = Promise.withResolvers<void>();
-  /** Resolves when Redis has been found, or not found, for the first time. */
+  /** Resolves after the first attempt to reach Redis. */
   readonly ready = this.#tried.promise;
 
-  /** Throws for a URL that is none. `hear` is given what is said elsewhere, `tell` what becomes of Redis. */
+  /** Throws for a wrong URL. `hear` gets the lines of other servers, `tell` the messages about Redis. */
   constructor(
     readonly url: string,
     readonly hear: (line: string) => void,
@@ -38,12 +38,12 @@ export class Others implements Disposable {
     this.#keepLink();
   }
 
-  /** Says a line to the others; resolves when Redis has it. */
+  /** Sends a line to the other servers. Resolves when Redis has it. */
   async say(line: string): Promise<void> {
     await this.#ask((redis) => redis.publish(CHANNEL, JSON.stringify([this.#me, line])));
   }
 
-  /** Takes a name, unless somebody has it. */
+  /** Takes a name. False if another server has it. */
   async claim(name: string): Promise<boolean> {
     const taken = ["SET", [keyOf(name), this.#me, "NX", "PX", `${NAME_MS}`]] as const;
     const isFree = (await this.#ask((redis) => redis.send(taken[0], [...taken[1]]))) !== null;
@@ -51,13 +51,13 @@ export class Others implements Disposable {
     return isFree;
   }
 
-  /** Lets go of a name. */
+  /** Gives a name back. */
   async release(name: string): Promise<void> {
     this.#names.delete(name);
     await this.#ask((redis) => redis.del(keyOf(name)));
   }
 
-  /** All names, of our own people too. */
+  /** All names, also those of this server. */
   async names(): Promise<string[]> {
     const keys = (await this.#ask((redis) => redis.keys(keyOf("*")))) ?? [];
     return keys.map((key) => key.slice(keyOf("").length));
@@ -68,7 +68,7 @@ export class Others implements Disposable {
     this.#end();
   }
 
-  // Undefined when Redis is away, or goes away before it has answered.
+  // Undefined when Redis is unreachable, or does not answer.
   async #ask<T>(command: (redis: RedisClient) => Promise<T>): Promise<T | undefined> {
     if (this.#link === null) return undefined;
     const { redis, lost } = this.#link;
@@ -91,7 +91,7 @@ export class Others implements Disposable {
         const beat = () => Promise.race([lost.then(() => false), sleep(BEAT_MS).then(() => true)]);
         while (await beat()) await this.#keepNames(redis);
       } catch {
-        // Said below.
+        // It is reported below.
       }
       resolve();
       this.#tried.resolve();
