@@ -89,14 +89,9 @@ export class Inbox {
     return this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
   }
 
-  /** The first `bytes` bytes as a big-endian number. They stay. */
-  readUInt(bytes: number): number {
-    return this.#bytes.readUIntBE(this.#start, bytes);
-  }
-
-  /** Up to `most` bytes, uncopied, and to be read only. They stay. */
-  peek(most: number): Buffer {
-    return this.#bytes.subarray(this.#start, Math.min(this.#start + most, this.#end));
+  /** `bytes` bytes, from the one at `at` on, as a big-endian number. They stay. */
+  readUInt(bytes: number, at = 0): number {
+    return this.#bytes.readUIntBE(this.#start + at, bytes);
   }
 
   /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */

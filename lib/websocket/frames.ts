@@ -33,18 +33,17 @@ export function encode(opcode: number, data: string | Uint8Array, key?: number):
   if (key === undefined) return frame;
   frame[1] |= 0x80;
   frame.writeInt32LE(key, start - 4);
-  frame.set(masked(frame.subarray(start), key), start);
+  mask(frame.subarray(start), key);
   return frame;
 }
 
-/** A masked copy; of masked bytes, an unmasked one: byte i is XORed with byte i % 4 of the key. */
-export function masked(bytes: Uint8Array, key: number): Buffer {
-  // Four bytes at a time: the copy is aligned for Int32Array, which the received bytes need not be.
-  const words = new Int32Array((bytes.length + 3) >> 2);
-  const copy = Buffer.from(words.buffer, 0, bytes.length);
-  copy.set(bytes);
-  for (let i = 0; i < words.length; i++) words[i]! ^= key;
-  return copy;
+/** Masks bytes, or unmasks them, in place: byte i is XORed with byte i % 4 of the key. */
+export function mask(bytes: Buffer, key: number): void {
+  // Four at a time, which takes a quarter of the time. Words of a typed array take even less at 64 KiB, but
+  // more at 1,000 bytes, and they have to begin where the memory's words do.
+  const words = bytes.length & ~3;
+  for (let i = 0; i < words; i += 4) bytes.writeInt32LE(bytes.readInt32LE(i) ^ key, i);
+  for (let i = words; i < bytes.length; i++) bytes[i]! ^= key >>> (8 * (i & 3));
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -95,9 +94,8 @@ export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) =>
   let size = 0;
   let fragments: Bun.ArrayBufferSink | null = null;
   return (inbox) => {
-    const front = inbox.peek(MAX_FRONT);
-    if (front.length < 2) return null;
-    const head = front.readUInt16BE();
+    if (inbox.length < 2) return null;
+    const head = inbox.readUInt(2);
     const isLast = head >= 0x8000;
     const opcode = (head >> 8) & 0x0f;
     const isControl = opcode >= CLOSE;
@@ -109,18 +107,18 @@ export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) =>
     if ((head & 0x80) > 0 !== isMasked) breach(`a frame is ${isMasked ? "not " : ""}masked`);
 
     const [extended, least] = length < 126 ? [0, 0] : length === 126 ? [2, 126] : [8, 65_536];
-    if (front.length < 2 + extended) return null;
-    if (extended === 2) length = front.readUInt16BE(2);
-    if (extended === 8) length = Number(front.readBigUInt64BE(2));
+    if (inbox.length < 2 + extended) return null;
+    if (extended > 0) length = inbox.readUInt(2, 2);
+    if (extended === 8) length = length * 2 ** 48 + inbox.readUInt(6, 4);
     if (length < least || length >= 2 ** 63) breach("a length is not written as it has to be");
     const isTooLong = !isControl && size + length > maxBytes;
     if (isTooLong) breach(`a message is longer than ${maxBytes} bytes`, 1009, "EMSGSIZE");
 
     const start = 2 + extended + (isMasked ? 4 : 0);
     if (inbox.length < start + length) return null;
-    inbox.take(start);
-    const bytes = inbox.take(length);
-    const payload = isMasked ? masked(bytes, front.readInt32LE(start - 4)) : bytes;
+    const frame = inbox.take(start + length);
+    const payload = frame.subarray(start);
+    if (isMasked) mask(payload, frame.readInt32LE(start - 4));
     if (isControl || (isLast && begun === 0)) return { opcode, payload };
     begun ||= opcode;
     fragments ??= new Bun.ArrayBufferSink();
