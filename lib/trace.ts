@@ -246,6 +246,8 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
     const sign = name === "unrecv" ? -1 : 1; // it undoes a recv
     return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer: peer && show(peer) };
   }
+  const { preface } = (args[0] ?? {}) as { preface?: Uint8Array }; // of connect
+  if (preface && !failed) return { bytes: preface.length, data: content(preface) };
   const given = failed ? outcome?.partial : name === "recvMessage" ? messageIn(outcome) : outcome;
   const [came, from] = Array.isArray(given) ? given : [given];
   if (!(came instanceof Uint8Array)) return {};
@@ -269,10 +271,11 @@ function show(value: any): string {
   if (value instanceof Uint8Array) return preview(value);
   if (isList(value)) return `[${listed([...value].map(show))}]`;
   if (typeof value !== "object" || value === null) return String(value);
-  const { path, host = "127.0.0.1", port, tls, peer } = value;
+  const { path, host = "127.0.0.1", port, tls, peer, preface } = value;
   if (peer !== undefined) return `peer ${show(peer)}`;
   if (value.host === undefined && port === undefined && path === undefined) return "";
-  return (path ?? formatAddress({ host, port: port ?? 0 })) + (tls ? ", tls" : "");
+  const first = preface === undefined ? "" : `, preface ${preview(preface)}`;
+  return (path ?? formatAddress({ host, port: port ?? 0 })) + first + (tls ? ", tls" : "");
 }
 
 const MAX_LISTED = 16;

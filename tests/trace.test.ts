@@ -196,6 +196,12 @@ test("a message is shown as it is, and counted as it came: with its length, or i
   ]);
 });
 
+test("what connect sends first is shown", async () => {
+  const lines = await traced(`
+    using other = await connect({ ...server.address, preface: Buffer.from("PROXY UNKNOWN\\r\\n") });`);
+  expect(lines[0]).toBe('connect(PEER, preface 15 bytes "PROXY UNKNOWN\\r\\n") -> conn#3 PEER');
+});
+
 test("what a WebSocket receives is shown: each frame, and the end", async () => {
   const lines = await traced(`
     const { openWebSocket, acceptWebSocket } = await import("./lib/websocket.ts");

@@ -8,7 +8,15 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { draw } from "../scripts/watch/draw.ts";
 import { countCalls, foldsOf, repeats } from "../scripts/watch/fold.ts";
-import { type Call, type End, endOf, isReceive, isSend, tell } from "../scripts/watch/model.ts";
+import {
+  type Call,
+  callsOf,
+  type End,
+  endOf,
+  isReceive,
+  isSend,
+  tell,
+} from "../scripts/watch/model.ts";
 import { plan } from "../scripts/watch/rows.ts";
 import { PICTURES } from "../docs/pictures/make.ts";
 import { fileOf, wordsOf } from "../scripts/watch/run.ts";
@@ -465,7 +473,7 @@ test("what is traced in a run of each script is true: its two ends tell the same
         [right, left],
       ] as const) {
         expect([from, to], what).not.toContain(undefined!);
-        expect(sum(to.calls.filter(isReceive)), what).toBe(sum(from.calls.filter(isSend)));
+        expect(sum(to.calls.filter(isReceive)), what).toBe(sum(callsOf(from).filter(isSend)));
         // Nobody hears of an end before the other one has ended. (Two clocks may differ by a little.)
         const eof = to.calls.find(({ result }) => result === "EOF");
         if (eof) expect(eof.time, what).toBeGreaterThan(endOf(from)!.began - 2);

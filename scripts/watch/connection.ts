@@ -5,6 +5,7 @@ import { INWARD, type Layout, SIZE } from "./layout.ts";
 import {
   breakOf,
   type Call,
+  callsOf,
   closeOf,
   type Connection,
   type End,
@@ -64,13 +65,14 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
   const changes: Change[] = [];
   const bytes = links.filter(({ kind }) => kind === "bytes");
   const bySend = Map.groupBy(bytes, ({ from }) => from);
-  for (const send of end.calls.filter(isSend)) {
+  for (const send of callsOf(end).filter(isSend)) {
     if (!layout.has(send) || (send.bytes === 0 && (kind === "stream" || send.error))) continue;
     const own = bySend.get(send) ?? [];
     const taken = own.flatMap(({ to, bytes }): Change[] =>
       layout.has(to) ? [[layout.ended(to), -bytes]] : [],
     );
-    const y = layout.began(send);
+    // What connect sends first leaves right behind its own arrow.
+    const y = layout.began(send) + (send === end.origin ? SIZE.line : 0);
     const lost = kind === "datagram" && own.length === 0 && far !== undefined && !!closeOf(far);
     if (layout.isFolded(send)) {
       if (!lost && far?.tls === end.tls) changes.push([y, send.bytes!], ...taken);

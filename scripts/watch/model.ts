@@ -68,8 +68,9 @@ export function actorOf({ pid, thread = 0 }: Call): string {
   return `${pid}/${thread}`;
 }
 
+/** Also a connect that sends something first: the header of a proxy. */
 export function isSend({ call, bytes }: Call): boolean {
-  return bytes !== undefined && /^(send|trySend)/.test(call);
+  return bytes !== undefined && /^(send|trySend|connect)/.test(call);
 }
 
 export function isReceive({ call, bytes }: Call): boolean {
@@ -212,7 +213,9 @@ function opening(left: End, right: End): Link[] {
 
 // Sends and receives are matched by their positions in the stream: bytes are received in the order they were sent.
 function stream(from: End, to: End): Link[] {
-  const sends = from.calls.filter(isSend).toSorted((a, b) => a.began - b.began);
+  const sends = callsOf(from)
+    .filter(isSend)
+    .toSorted((a, b) => a.began - b.began);
   const links: Link[] = [];
   let [sending, left] = [0, sends[0]?.bytes ?? 0]; // how much of the send is still to be received
   let given = 0; // unrecv: received already, and to be received again
