@@ -153,7 +153,7 @@ function drawOpening(layout: Layout, connection: Connection, opening: Link): str
   const other = (1 - side) as Side;
   const [x, far] = [layout.x(side, connection), layout.x(other, connection)];
   const y = layout.began(from);
-  const straight = isAwaited(layout, connection, opening);
+  const straight = from.bytes === undefined && isAwaited(layout, connection, opening);
   const end = straight ? layout.ended(to) : y + SIZE.hop;
   const { opens, opensTls } = layout.words;
   const drawn = [
