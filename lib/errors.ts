@@ -1,4 +1,4 @@
-// The error class of this lib: which call failed, for which address, and the system's error code.
+// The errors of this lib. A `SocketError` has the call that failed, its address, and the system's error code;
 // `lib/cli/describe.ts` turns it into a sentence.
 
 import { type Address, formatAddress } from "./address.ts";
@@ -7,6 +7,9 @@ import { type Address, formatAddress } from "./address.ts";
 export type Syscall = StreamCall | DatagramCall | "select" | "gethostbyname";
 type StreamCall = "listen" | "connect" | "accept" | "recv" | "send";
 type DatagramCall = "bind" | "connect" | "recvfrom" | "sendto";
+
+/** An error whose message is all that a person needs: it is printed without a stack. */
+export class Failure extends Error {}
 
 /**
  * What a socket call failed with: Python's `OSError`, C's `errno`.

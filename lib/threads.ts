@@ -1,9 +1,9 @@
-// Real OS threads for a server: a fixed pool of Workers, each with its own accept loop on the same
-// port. (A thread for every connection, as in the tutorials, cannot grow with the connections.)
+// Real OS threads for a server: a fixed pool of Workers, each with its own accept loop on the same port.
+// (A thread for each connection, as in the tutorials, does not scale to many connections.)
 //
 // On Linux the sockets of one port share it (SO_REUSEPORT) and the kernel spreads the connections.
-// Elsewhere, or with `relay`, the main thread accepts, and passes the bytes on to the Workers over
-// loopback. Whose they are it tells them in a PROXY header; a secret in that proves who it is.
+// Elsewhere, or with `relay`, the main thread accepts and passes the bytes on to the Workers over
+// loopback. A PROXY header names the client; a secret in it shows that it comes from the main thread.
 //
 // One script file holds both sides:
 //
@@ -15,7 +15,7 @@ import { lookup } from "node:dns/promises";
 import { availableParallelism } from "node:os";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
-import { SocketError } from "./errors.ts";
+import { Failure, SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
 import { behindProxy, type Handler, type ServeOptions, serve } from "./serve.ts";
 import {
@@ -65,21 +65,21 @@ interface Job {
   slot: number;
 }
 
-/** A thread that keeps dying is replaced this often. */
+/** A thread is replaced at most once in so many ms. */
 const RESTART_MS = 1_000;
 
 /**
  * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
- * when all of them accept. A Worker that dies takes its connections with it; it is replaced, and
- * stderr says so. If the one in its place cannot even start, that ends the program.
+ * when all of them accept. When a Worker dies its connections are lost; it is replaced, and `onError` gets a
+ * warning. If the new one cannot start, the program ends with an error.
  *
- * Rejects as `listen` throws: a port that anybody listens on already is in use, threads or not.
+ * Rejects with the errors of `listen`, also with `EADDRINUSE` for a port on which other threads listen.
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
   const { host, port, threads, signal, onError = console.error } = options;
   const relayed = options.relay || process.platform !== "linux";
-  // SO_REUSEPORT would share the port with a second copy of this program too. So it is asked for
-  // without that first; and nobody else asks before our threads have it.
+  // With SO_REUSEPORT a second copy of this program could share the port. So we first listen without it, to see
+  // whether the port is free; the lock keeps other copies waiting until our threads listen.
   using _untilStarted = await lockStart(host, port);
   const server = listen({ host, port, signal, tls: options.tls });
   const { address } = server;
@@ -92,11 +92,11 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
     const job = { ...where, secret, open, slot: slot + 1 };
     return startThread(script, job, signal, (why) => replace(slot, why));
   };
-  // Not more than one a second at the same place: what dies at once will do so again.
+  // A thread that dies at once would die again and again, so it is replaced at most once a second.
   const restarted: number[] = [];
   const replace = (slot: number, why: string) => {
     if (signal.aborted && why === "exit 0") return;
-    if (signal.aborted) throw `a thread has died (${why})`;
+    if (signal.aborted) throw new Failure(`a thread has died (${why})`);
     Atomics.sub(open, 0, Atomics.exchange(open, slot + 1, 0)); // its connections died with it
     onError(`a thread has died (${why}); another takes its place`);
     const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
@@ -110,15 +110,15 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
 }
 
 /**
- * A Worker's side: accepts connections and runs `handle` for each, as `serve` does, until the main
- * thread stops it. The limits are for all threads together.
+ * The Worker's side: accepts connections and runs `handle` for each, as `serve` does, until the main thread stops
+ * it. The limits are for all threads together.
  */
 export async function acceptLoop(
   handle: Handler,
   options: ServeOptions & { tls?: ServerTls },
 ): Promise<void> {
   const { host, port, secret, open, slot } = workerData as Job;
-  const tls = secret === null ? options.tls : undefined; // what the relay sends is deciphered
+  const tls = secret === null ? options.tls : undefined; // the relay has decrypted it already
   const server = listen({ host, port, reusePort: secret === null, tls });
   const stop = new AbortController();
   parentPort!.once("message", () => {
@@ -135,7 +135,7 @@ export async function acceptLoop(
   await serve(server, known, { ...options, ...ours }, open, slot);
 }
 
-// Of copies that start at the same moment, one.
+// If several copies start at the same moment, only one gets the port.
 async function lockStart(host = "127.0.0.1", port: number): Promise<Disposable | null> {
   const { address } = await lookup(host).catch(() => ({ address: host }));
   try {
@@ -145,7 +145,7 @@ async function lockStart(host = "127.0.0.1", port: number): Promise<Disposable |
   }
 }
 
-// Resolves with where the Worker listens when it does, rejects when it ends before that.
+// Resolves with the Worker's address when it listens, rejects if it ends before that.
 async function startThread(
   script: string,
   job: Job,
@@ -155,7 +155,7 @@ async function startThread(
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
   const stop = () => worker.postMessage("stop");
   let why = "";
-  // In one line: what, and the first place of the stack.
+  // In one line: the message, and the first line of the stack.
   worker.on("error", ({ message, stack = "" }: Error) => {
     const [, what = message] = message.match(/^error: (.*)/m) ?? [];
     const [, where = "at an unknown place"] = `${stack}\n${message}`.match(/^\s+(at .*)/m) ?? [];
@@ -171,12 +171,12 @@ async function startThread(
   const address = await Promise.race([
     new Promise<Address>((resolve) => {
       worker.on("message", (message: unknown) => {
-        // The program's own messages come here, too, whatever they are.
+        // Messages of the program itself come here too.
         const { listensOn } = Object(message) as { listensOn?: Address };
         if (listensOn !== undefined) resolve(listensOn);
       });
     }),
-    ended.then(() => Promise.reject(`a thread could not start: ${why}`)),
+    ended.then(() => Promise.reject(new Failure(`a thread could not start: ${why}`))),
   ]);
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop, { once: true });
@@ -210,7 +210,7 @@ async function relayTo(slot: () => Promise<Address>, client: Socket, secret: str
   await relay(client, thread);
 }
 
-// A thread that has just died refuses, until another is in its place.
+// While a thread is being replaced, connecting to it is refused, and tried again.
 async function reach(slot: () => Promise<Address>, preface: Uint8Array): Promise<Socket> {
   for (;;) {
     const conn = await connect({ ...(await slot()), preface }).catch((error: SocketError) => {

@@ -13,6 +13,7 @@ import { join } from "node:path";
 
 import { formatAddress } from "../lib/address.ts";
 import { cli, print } from "../lib/cli.ts";
+import { Failure } from "../lib/errors.ts";
 import { connect, listen, type ServerSocket } from "../lib/socket.ts";
 
 const { path, port, signal } = cli(help, {
@@ -53,7 +54,7 @@ async function converse(server: ServerSocket, ...where: string[]): Promise<void>
   const program = Bun.main.startsWith("/$bunfs/") ? [] : [Bun.main];
   const partner = Bun.spawn([process.execPath, ...program, ...where], { stderr: "inherit" });
   const gone = new AbortController();
-  partner.exited.then(() => gone.abort("the partner has ended before it connected"));
+  partner.exited.then(() => gone.abort(new Failure("the partner has ended before it connected")));
   using conn = await server.accept({ signal: gone.signal });
   const greeting = await conn.recv(100);
   print(`${formatAddress(server.address)}: "${greeting}" to process ${process.pid}`);

@@ -3,7 +3,7 @@
 import { getSystemErrorMap } from "node:util";
 
 import { formatAddress } from "../address.ts";
-import { SocketError } from "../errors.ts";
+import { Failure, SocketError } from "../errors.ts";
 
 /** One line for anything that can be thrown. */
 export function describe(error: unknown): string {
@@ -11,9 +11,10 @@ export function describe(error: unknown): string {
   return isMistake(error) ? oneLine(error) : String((error as Error).message ?? error);
 }
 
-/** Whether an error is a mistake in the program: not of the system or a peer, and not a thrown string. */
+/** Whether an error is a mistake in the program: not of the system or a peer, no `Failure`, no thrown string. */
 export function isMistake(error: unknown): boolean {
-  if (typeof error === "string" || error instanceof SocketError) return false;
+  const isTold = error instanceof SocketError || error instanceof Failure;
+  if (typeof error === "string" || isTold) return false;
   return (error as NodeJS.ErrnoException | null | undefined)?.syscall === undefined;
 }
 

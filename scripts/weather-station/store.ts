@@ -1,8 +1,8 @@
-// Where the readings are: a table in SQLite or in Postgres, both by Bun.SQL.
+// Stores the readings in a table of SQLite or Postgres, with Bun.SQL.
 //
-// Readings that come at about the same time are stored together: one transaction costs little more than
-// one reading does. Nothing is tried twice. When a connection breaks during COMMIT, nobody knows whether the
-// readings are stored, and sending them again would store them twice: that is for the sensor to decide.
+// Readings that come at about the same time are stored in one transaction, which costs little more than storing
+// one. Nothing is tried twice: when the connection breaks during COMMIT, it is unknown whether the readings are
+// stored, and a second try could store them twice. The sensor has to decide.
 
 import { SQL } from "bun";
 
@@ -15,16 +15,16 @@ export type Reading = {
 
 export type Stored = Reading & { id: number };
 
-/** What the page shows: of each sensor its last reading, and some of those before it. */
+/** What the page shows of each sensor: the last reading, and points of the curve. */
 export interface Chart {
   sensors: (Reading & { points: [at: number, celsius: number][] })[];
 }
 
-/** What `add` rejects with. */
+/** The error that `add` rejects with. */
 export class NotStored extends Error {}
 
 const GATHER_MS = 20;
-/** Readings that may wait for their commit; who has more has to wait. */
+/** The most readings that may wait for their commit; above it, sensors have to wait. */
 const FULL = 10_000;
 /** Rows in one statement: SQLite takes 32,766 values, we have three a row. */
 const ROWS = 5_000;
@@ -37,7 +37,7 @@ const CHANNEL = "reading";
 
 export class Store {
   readonly #shared: boolean;
-  /** The two of SQLite are connections of their own: nobody reads what is not committed yet. */
+  /** Separate connections for SQLite, so that uncommitted readings are not read. */
   readonly #writing: SQL;
   readonly #reading: SQL;
   readonly #url: string;
@@ -46,7 +46,7 @@ export class Store {
   #change = Promise.withResolvers<void>();
   #charts = new Map<number, Promise<Chart>>();
   #closed = false;
-  /** Told when readings cannot be stored, and with null when they can again. */
+  /** Called when readings cannot be stored, and with null when they can again. */
   onTrouble: (error: Error | null) => void = () => {};
   #inTrouble = false;
 
@@ -57,7 +57,7 @@ export class Store {
     this.#reading = url.includes(":memory:") ? this.#writing : connectTo(url, 8);
   }
 
-  /** Opens the store, and makes its table where there is none. Rejects when that cannot be done. */
+  /** Opens the store, and creates its table if there is none. Rejects if that fails. */
   static async open(url: string): Promise<Store> {
     const store = new Store(url);
     await patiently(() => store.#prepare());
@@ -76,7 +76,7 @@ export class Store {
         await addIndexes(tx);
       });
     }
-    // With a write-ahead log, who reads and who writes do not wait for each other.
+    // With a write-ahead log, readers and writers do not wait for each other.
     await this.#writing`PRAGMA journal_mode = WAL`;
     await this.#writing.begin(async (tx) => {
       await tx`CREATE TABLE IF NOT EXISTS reading (
@@ -94,24 +94,24 @@ export class Store {
   // ---- writing
 
   /**
-   * Resolves when the reading is committed; rejects when it is not, or when nobody knows. Readings that
-   * are stored together have the same promise.
+   * Resolves when the reading is committed; rejects when it is not, or when that is unknown. Readings that are
+   * stored together share one promise.
    */
   add(reading: Reading): Promise<void> {
     this.#waiting.push(reading);
     if (this.#waiting.length === 1) {
       this.#stored = this.#storeAfter(this.#stored);
-      this.#stored.catch(() => {}); // a sensor that is gone by then does not ask
+      this.#stored.catch(() => {}); // a sensor that has gone does not wait for it
     }
     return this.#stored;
   }
 
-  /** Whether so many readings wait that no more should be added before some are stored. */
+  /** Whether `FULL` readings wait: then add no more before some are stored. */
   get isFull(): boolean {
     return this.#waiting.length >= FULL;
   }
 
-  // What comes while the commit before is under way belongs to this one.
+  // Readings that come while the commit before is under way are stored together after it.
   async #storeAfter(before: Promise<void>): Promise<void> {
     await Promise.allSettled([before, Bun.sleep(GATHER_MS)]);
     const batch = this.#waiting;
@@ -119,7 +119,7 @@ export class Store {
     try {
       await patiently(() => this.#commit(batch));
       this.#tell(null);
-      if (!this.#shared) this.#noteChange(); // Postgres tells it to all of its stations
+      if (!this.#shared) this.#noteChange(); // Postgres notifies all stations
     } catch (error) {
       this.#tell(error as Error);
       throw new NotStored("not stored", { cause: error });
@@ -131,18 +131,18 @@ export class Store {
       for (let i = 0; i < batch.length; i += ROWS) {
         await tx`INSERT INTO reading ${tx(batch.slice(i, i + ROWS), "sensor", "celsius", "at")}`;
       }
-      if (this.#shared) await tx.notify(CHANNEL); // heard when this is committed, and only then
+      if (this.#shared) await tx.notify(CHANNEL); // delivered when this is committed
     });
   }
 
-  /** Deletes what is older than `before`, a little at a time. */
+  /** Deletes readings older than `before`, a few at a time. */
   async forget(before: number): Promise<void> {
     for (let deleted = ROWS; deleted === ROWS && !this.#closed;) {
       deleted = await this.#writing.begin(async (tx) => {
         const old = tx`SELECT id FROM reading WHERE at < ${before} ORDER BY at LIMIT ${ROWS}`;
         return (await tx`DELETE FROM reading WHERE id IN (${old})`).count as number;
       });
-      await Bun.sleep(1); // others have their turn
+      await Bun.sleep(1); // lets others use the database
     }
   }
 
@@ -154,8 +154,8 @@ export class Store {
   // ---- reading
 
   /**
-   * All readings from the time `since` on, the oldest first, in pages. What is stored after the call is
-   * not among them: a download ends, however fast readings come.
+   * All readings since a time, the oldest first, in pages. Readings stored after the call are left out, so that a
+   * download ends however fast readings come.
    */
   async *readings(
     sensor: string | null,
@@ -178,19 +178,19 @@ export class Store {
     }
   }
 
-  /** What the page shows of the last `span` ms. Those who ask at the same time share the answer. */
+  /** The chart of the last `span` ms. Calls at the same time share one query. */
   chart(span: number): Promise<Chart> {
     let chart = this.#charts.get(span);
     if (chart !== undefined) return chart;
     chart = this.#draw(span);
     this.#charts.set(span, chart);
-    chart.catch(() => this.#charts.delete(span)); // the next one tries again
+    chart.catch(() => this.#charts.delete(span)); // so that the next call tries again
     return chart;
   }
 
-  // Steps from index entry to index entry, so that its cost depends on what is shown, not on how much is
-  // stored: the sensors by name, the last reading of each, and for each slot of time the first one in it.
-  // (The last one is the last that came, whatever the station's clock said then.)
+  // The query jumps from index entry to index entry, so that its cost depends on what is shown and not on what is
+  // stored: the sensors by name, the last reading of each, and the first reading in each slot of time. (The last
+  // reading is the one with the highest id, in case the station's clock has been set.)
   async #draw(span: number): Promise<Chart> {
     const db = this.#reading;
     const now = Date.now();
@@ -241,26 +241,26 @@ export class Store {
     this.#change = Promise.withResolvers();
   }
 
-  // Postgres tells what other stations store. `listen` alone would come back by itself as well, but it may
-  // take half a minute to try, and prints a line each time.
+  // Postgres notifies us of readings of other stations. After a failure a new connection is made here: `listen`
+  // would reconnect by itself, but only after up to half a minute, and prints a line each time.
   async #listen(): Promise<void> {
     while (!this.#closed) {
       const gone = Promise.withResolvers<void>();
       const ear = connectTo(this.#url, 1, () => gone.resolve());
       try {
         await ear.listen(CHANNEL, () => this.#noteChange());
-        this.#noteChange(); // what was stored meanwhile
+        this.#noteChange(); // readings may have been stored meanwhile
         await gone.promise;
       } catch {
-        // Away: who stores something is told so.
+        // Unreachable: `add` reports that.
       }
-      this.#noteChange(); // for the worse
+      this.#noteChange(); // the page shows the trouble
       await ear.close({ timeout: 0 }).catch(() => {});
       await Bun.sleep(250);
     }
   }
 
-  // Nobody tells what another program does to a SQLite file, say a second station.
+  // SQLite does not notify us of changes by another program, such as a second station. So we look.
   async #look(): Promise<void> {
     while (!this.#closed) {
       await Bun.sleep(LOOK_MS);
@@ -270,7 +270,7 @@ export class Store {
 }
 
 function connectTo(url: string, max: number, onclose?: () => void): SQL {
-  // Statements differ in how many rows they have: Postgres need not keep them all.
+  // Each number of rows is another statement: Postgres should not keep them all prepared.
   return new SQL(url, { max, prepare: false, connectionTimeout: 5, onclose });
 }
 
@@ -280,7 +280,7 @@ async function addIndexes(tx: SQL): Promise<void> {
   await tx`CREATE INDEX IF NOT EXISTS reading_sensor_id ON reading (sensor, id)`;
 }
 
-// A locked SQLite file has stored nothing yet: that can be tried again.
+// When the SQLite file is locked, nothing has been stored, so it can be tried again.
 async function patiently<T>(attempt: () => Promise<T>): Promise<T> {
   const enough = performance.now() + LOCK_MS;
   for (;;) {

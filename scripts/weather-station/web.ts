@@ -1,4 +1,4 @@
-// What the station shows in a browser, and gives to programs.
+// The station's web server: the page, its live data, and the readings as JSON and CSV.
 
 import { createHash } from "node:crypto";
 
@@ -9,23 +9,23 @@ import type { Store, Stored } from "./store.ts";
 
 const page = pageFile as unknown as string;
 
-/** How far back the page can look. */
+/** The periods that the page can show. */
 const SPANS: Record<string, number> = {
   "10m": 600_000,
   "1h": 3_600_000,
   "1d": 86_400_000,
   "7d": 604_800_000,
 };
-/** All pages look at the same moments: they share what is found. */
+/** Charts are made at the same moments for all pages, so that one query serves them all. */
 const TICK_MS = 500;
-/** A browser that hears nothing for longer takes the station for lost. */
+/** If a page gets nothing for longer than this, it shows that the station is lost. */
 const ALIVE_MS = 5_000;
 /** Pages and downloads at once. */
 const MAX_REQUESTS = 1_000;
 
 const PAGE_HEADERS = {
   "Content-Type": "text/html; charset=utf-8",
-  // Whatever a sensor calls itself, no script runs but the page's own.
+  // The content security policy allows the page's own script only: a sensor's name cannot run as one.
   "Content-Security-Policy": `default-src 'none'; connect-src 'self'; img-src data:; script-src ${hashOf("script")}; style-src ${hashOf("style")}`,
   "Cache-Control": "no-cache",
   "X-Content-Type-Options": "nosniff",
@@ -49,7 +49,7 @@ export function serveWeb(
       port,
       tls,
       development: false,
-      reusePort: false, // else, out of development, Bun shares the port with whoever asks
+      reusePort: false, // otherwise Bun, in production, shares the port with other processes
       idleTimeout: 30, // seconds; a page is sent something more often
       routes: {
         "/": get(() => new Response(page, { headers: PAGE_HEADERS })),
@@ -76,7 +76,7 @@ function hashOf(tag: string): string {
   return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 }
 
-// Server-sent events: the whole chart each time, so that whoever comes back has missed nothing.
+// Server-sent events. Each has the whole chart, so that a page that reconnects has missed nothing.
 function live(store: Store, query: URLSearchParams): Response {
   const span = SPANS[query.get("span") ?? "10m"];
   if (span === undefined)
@@ -137,12 +137,12 @@ async function download(store: Store, request: Request, format: Format): Promise
   const pages = store.readings(query.get("sensor"), since, limit);
   let next: IteratorResult<Stored[], void>;
   try {
-    next = await pages.next(); // a store that is away is no empty one
+    next = await pages.next(); // an unreachable store is an error, and not an empty list
   } catch {
     return refuse(503, "the store does not answer");
   }
-  // One page at a time, when the client has taken the one before. If the store fails on the way, the
-  // connection breaks: nobody takes a part for the whole.
+  // One page of readings at a time, when the client has taken the one before. If the store fails in between, the
+  // connection breaks, so that an incomplete file does not look complete.
   async function* body() {
     yield format.begin;
     for (let isFirst = true; !next.done; next = await pages.next()) {
