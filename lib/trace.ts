@@ -10,6 +10,7 @@ import { SocketError } from "./errors.ts";
 import { ServerSocket, Socket } from "./socket.ts";
 import { calls } from "./socket/calls.ts";
 import { POLLNVAL } from "./socket/readiness.ts";
+import { content, isData, preview, reason } from "./trace/text.ts";
 
 /** `"live"` is JSON, and one more line for each call that has to wait, before it returns. */
 export type TraceMode = "text" | "json" | "live";
@@ -175,7 +176,7 @@ function describe(call: Call, outcome: any, failed: boolean, waits?: true): Trac
   const { on, name, args, began } = call;
   const made = [outcome, outcome?.value].find(isSocket);
   const time = now();
-  const shown = args.map(isSend(name) ? preview : show);
+  const shown = args.map((arg) => (isSend(name) && isData(arg) ? preview(arg) : show(arg)));
   const [result, error] = failed ? failure(call, outcome) : [success(call, outcome)];
   return {
     ...{ time, began, pid: process.pid, thread, on: on === null ? undefined : nameOf(on) },
@@ -200,7 +201,7 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
 function success({ on, name, args }: Call, outcome: any): string {
   if (outcome === undefined || name === "sendAll") return "";
   if (outcome === null) return "would block";
-  if (name === "recvMessage") return outcome === args[1] ? "EOF" : preview(messageIn(outcome));
+  if (name === "recvMessage") return outcome === args[1] ? "EOF" : show(messageIn(outcome));
   if (outcome.done) return "closed"; // the accept loop's
   if (outcome.done === false) return fullName(outcome.value);
   if (isSocket(outcome)) return fullName(outcome);
@@ -209,7 +210,7 @@ function success({ on, name, args }: Call, outcome: any): string {
     return outcome.map(show).join(", ") + nothing;
   }
   if (on instanceof Socket && /^(tryR|r)ecv$/.test(name) && outcome.length === 0) return "EOF";
-  return Array.isArray(outcome) ? `${preview(outcome[0])} from ${show(outcome[1])}` : show(outcome);
+  return Array.isArray(outcome) ? `${show(outcome[0])} from ${show(outcome[1])}` : show(outcome);
 }
 
 /** Why a call failed, in words, and the error's code; no code if it is no error. */
@@ -230,16 +231,10 @@ function failure({ args, closed }: Call, error: any): [result: string, error?: s
   return [bytesSent ? `${code} after ${bytesSent} bytes` : code, code];
 }
 
-/** Whatever was thrown, in one line. */
-function reason(thrown: any): string {
-  const text = thrown?.message ?? (typeof thrown === "string" ? thrown : Bun.inspect(thrown));
-  return String(text).replace(/,?\s+(?=})|\s+/g, " ");
-}
-
 /** The bytes that the call sent or received. */
 function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial<TracedCall> {
-  if (isSend(name) && (typeof args[0] === "string" || args[0] instanceof Uint8Array)) {
-    const all = Buffer.from(args[0] as string);
+  if (isSend(name) && isData(args[0])) {
+    const all = Buffer.from(args[0]);
     const taken = failed ? (outcome?.bytesSent ?? 0) : outcome === false ? 0 : all.length;
     const bytes = typeof outcome === "number" && name !== "sendAll" ? outcome : taken;
     const peer = args[1] ?? (on as { peer?: Address } | null)?.peer;
@@ -283,29 +278,6 @@ const MAX_LISTED = 16;
 function listed(names: string[]): string {
   const more = names.length > MAX_LISTED ? [`… ${names.length - MAX_LISTED} more`] : [];
   return [...names.slice(0, MAX_LISTED), ...more].join(", ");
-}
-
-/** The number of bytes, and the first of them. */
-function preview(data: unknown): string {
-  if (typeof data !== "string" && !(data instanceof Uint8Array)) return show(data);
-  const bytes = Buffer.from(data);
-  return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${content(bytes)}`.trimEnd();
-}
-
-/** The first bytes: as text if they are UTF-8 without control characters, else in hex. */
-function content(bytes: Uint8Array): string {
-  const head = bytes.subarray(0, 32);
-  const isCut = bytes.length > head.length;
-  const hex = () => [...head].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  const more = isCut ? "…" : "";
-  try {
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    const text = decoder.decode(head, { stream: isCut }); // cut, it may end within a character
-    const isText = !/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/.test(text);
-    return (isText ? text && JSON.stringify(text) : hex()) + more;
-  } catch {
-    return hex() + more;
-  }
 }
 
 // ---- names
