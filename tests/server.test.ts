@@ -111,11 +111,10 @@ describe("those that are reset while they wait", () => {
   test("do not count in the backlog: with three of them, a fourth is accepted", async () => {
     using server = listen({ port: 0, backlog: 3 });
     const { port } = server.address;
-    for (let i = 0; i < 3; i++) {
-      const gone = await connect({ port });
-      await server.waitReadable();
-      gone.reset();
-    }
+    const gone = [await connect({ port }), await connect({ port }), await connect({ port })];
+    for (let i = 0; i < 4; i++) await turn(); // they wait
+    for (const conn of gone) conn.reset();
+    for (let i = 0; i < 4; i++) await turn(); // and now they do not
     using stays = await connect({ port });
     await stays.sendAll("here");
     for (let i = 0; i < 4; i++) await turn();
