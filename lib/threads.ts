@@ -5,10 +5,7 @@
 // Elsewhere, or with `relay`, the main thread accepts and passes the bytes on to the Workers over
 // loopback. A PROXY header names the client; a secret in it shows that it comes from the main thread.
 //
-// One script file holds both sides:
-//
-//     if (Bun.isMainThread) await startThreads(import.meta.url, { host, port, threads, relay, signal });
-//     else await acceptLoop(echo, limits);
+// One script file holds both sides: see `startThreads`.
 
 import { randomUUID } from "node:crypto";
 import { lookup } from "node:dns/promises";
@@ -74,6 +71,14 @@ const RESTART_MS = 1_000;
  * warning. If the new one cannot start, the program ends with an error.
  *
  * Rejects with the errors of `listen`, also with `EADDRINUSE` for a port on which other threads listen.
+ *
+ * @example
+ * async function echo(conn: Socket): Promise<void> {
+ *   for await (const chunk of conn) await conn.sendAll(chunk);
+ * }
+ * // This file runs in the main thread and in each Worker.
+ * if (Bun.isMainThread) await startThreads(import.meta.url, { port: 4000, threads: 2, signal });
+ * else await acceptLoop(echo, { maxConnections: 1_000, idleTimeout: 60 });
  */
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
   const { host, port, threads, signal, onError = console.error } = options;

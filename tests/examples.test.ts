@@ -200,8 +200,8 @@ test("all of them type-check", async () => {
 
 test.each(examples)("$title", async ({ title, code, file }) => {
   const portOf = (call: string) =>
-    Number(code.match(new RegExp(`${call}\\(\\{[^}]*port: ([1-9]\\d*)`))?.[1]);
-  const [listens, connects] = [portOf("listen"), portOf("connect")];
+    Number(code.match(new RegExp(`(?:${call})\\([^)]*port: ([1-9]\\d*)`))?.[1]);
+  const [listens, connects] = [portOf("listen|startThreads"), portOf("connect")];
   const isAnswered = connects > 0 && !code.includes("ECONNREFUSED");
   using server = isAnswered ? listen({ port: connects }) : null;
   if (server) serve(server, echo, { maxConnections: 9, idleTimeout: 9, onError: () => {} });
