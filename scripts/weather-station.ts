@@ -79,8 +79,9 @@ store.onTrouble = (trouble) => {
 using server = listen({ host: ip, port, signal, tls });
 let web = serveWeb(store, ip, webPort, tls);
 print(`listening on ${formatAddress(server.address)}`);
-const pageAddress = formatAddress({ host: ip, port: web.port! });
-print(`page at ${tls === undefined ? "http" : "https"}://${pageAddress}/`);
+const pagePort = web.port!;
+const scheme = tls === undefined ? "http" : "https";
+print(`page at ${scheme}://${formatAddress({ host: ip, port: pagePort })}/`);
 if (tls !== undefined) process.on("SIGHUP", renewWeb);
 if (keep > 0) forgetOld();
 await serve(server, receive, { ...flags, signal, onError });
@@ -92,6 +93,7 @@ async function receive(conn: Socket): Promise<void> {
   let count = 0;
   let stored: Promise<void> | undefined;
   for await (const line of lines(conn, { maxBytes: MAX_LINE })) {
+    if (signal.aborted) break; // a line that it cuts off looks like a last one without its newline
     const [, name] = line.match(NAME) ?? [];
     if (name !== undefined) {
       sensor = name;
@@ -126,7 +128,7 @@ function onError(error: unknown): void {
 // A renewed certificate is for new connections; those that are open stay.
 function renewWeb(): void {
   web.stop();
-  web = serveWeb(store, ip, web.port!, tls);
+  web = serveWeb(store, ip, pagePort, tls);
 }
 
 async function forgetOld(): Promise<void> {

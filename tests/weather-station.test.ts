@@ -3,10 +3,11 @@
 
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { connect } from "../lib/socket.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
+import { makeCertificate } from "../scripts/secure/certificate.ts";
 import { Store } from "../scripts/weather-station/store.ts";
 import {
   fails,
@@ -141,6 +142,61 @@ conn.close()`,
     expect(one.stderr).toBe("");
     using file = new Database(join(folder.path, "weather.db"));
     expect(file.query("SELECT count(*) AS n FROM reading").get()).toEqual({ n: 500 });
+  });
+
+  test("SIGTERM in the middle of a line: a part of a reading is none", async () => {
+    using folder = temporaryFolder();
+    await using one = await station(folder);
+    using conn = await connect({ port: one.tcp });
+    await conn.sendAll("sensor: roof\ntemperature: 12\ntemperature: 1");
+    await untilShown(one.url, "roof", 12);
+    one.kill("SIGTERM");
+    expect(String(await recvAll(conn))).toBe("stored 1\n");
+    conn.close();
+    expect(await one.exit()).toBe(0);
+    using file = new Database(join(folder.path, "weather.db"));
+    expect(file.query("SELECT celsius FROM reading").all()).toEqual([{ celsius: 12 }]);
+  });
+
+  test("over TLS, sensors and page; a renewed certificate at SIGHUP", async () => {
+    using folder = temporaryFolder();
+    const files = ["cert", "key"].map((name) => join(folder.path, `${name}.pem`));
+    const renew = () => {
+      const { cert, key } = makeCertificate("localhost");
+      writeFileSync(files[0]!, cert);
+      writeFileSync(files[1]!, key);
+      return cert;
+    };
+    const old = renew();
+    const flags = [`--tls-cert=${files[0]}`, `--tls-key=${files[1]}`];
+    await using one = await station(folder, undefined, ...flags);
+    expect(one.url).toStartWith("https://");
+    const secretly = async (ca: string) => {
+      using conn = await connect({ host: "localhost", port: one.tcp, tls: { ca } });
+      await conn.sendAll("temperature: 5\n");
+      conn.shutdown("write");
+      const page = `${one.url.replace("127.0.0.1", "localhost")}readings`;
+      const shown = await fetch(page, { tls: { ca }, keepalive: false });
+      return [String(await recvAll(conn)), ((await shown.json()) as Row[]).length];
+    };
+    expect(await secretly(old)).toEqual(["stored 1\n", expect.any(Number)]);
+    const renewed = renew();
+    one.kill("SIGHUP");
+    let answer: unknown[] | null = null;
+    while (answer === null) answer = await secretly(renewed).catch(() => null);
+    expect(answer[0]).toBe("stored 1\n");
+    const page = one.url.replace("127.0.0.1", "localhost");
+    await expect(fetch(page, { tls: { ca: old }, keepalive: false })).rejects.toThrow();
+  });
+
+  test("--accept-proxy: a sensor behind a balancer is its own host", async () => {
+    using folder = temporaryFolder();
+    await using one = await station(folder, undefined, "--accept-proxy");
+    const header = "PROXY TCP4 192.0.2.7 192.0.2.1 5555 23456\r";
+    expect(await report(one.tcp, header, "temperature: 5")).toBe("stored 1\n");
+    expect(await readings(one.url)).toMatchObject([{ sensor: "192.0.2.7" }]);
+    await fails(report(one.tcp, "temperature: 5"), "ECONNRESET");
+    await one.until(/^warning: .*\n$/, "stderr");
   });
 
   test("what it cannot do is told in one line: flags 2, later 1", async () => {
@@ -384,6 +440,44 @@ describe("what was acknowledged is stored", () => {
     expect(values).toEqual([1, 2, 5]);
   });
 });
+
+testPostgres(
+  "a connection that breaks after COMMIT: stored, told as a failure, not tried again",
+  async () => {
+    await using postgres = new Postgres();
+    await postgres.start();
+    // Stands between the two, and lets no answer through that a transaction with readings is committed.
+    using between = listen({ port: 0 });
+    const pass = async (near: Socket) => {
+      using far = await connect({ port: postgres.port });
+      let isInserting = false;
+      const there = (async () => {
+        for await (const chunk of near) {
+          isInserting ||= chunk.includes("INSERT INTO reading");
+          await far.sendAll(chunk);
+        }
+      })().catch(() => {}); // it ends with our reset
+      for await (const chunk of far) {
+        if (isInserting && chunk.includes("COMMIT")) near.reset();
+        else await near.sendAll(chunk);
+      }
+      await there;
+    };
+    const accepting = (async () => {
+      for await (const conn of between) pass(conn).catch(() => {});
+    })();
+    using folder = temporaryFolder();
+    const url = postgres.url.replace(`:${postgres.port}`, `:${between.address.port}`);
+    await using one = await station(folder, url);
+    await fails(report(one.tcp, "temperature: 1"), "ECONNRESET");
+    await fails(report(one.tcp, "temperature: 2"), "ECONNRESET");
+    const values = (await readings(one.url)).map(({ celsius }) => celsius);
+    expect(values).toEqual([1, 2]);
+    expect(one.stderr.match(/\n/g)).toHaveLength(1);
+    between.close();
+    await accepting;
+  },
+);
 
 describe("many stations, one Postgres", () => {
   testPostgres("may start at the same time, though the table is not there yet", async () => {
