@@ -55,4 +55,5 @@ if (svg !== undefined) {
   recording.onChange = page.changed;
   signal.addEventListener("abort", page.stop);
   await run(commands, recording, true, signal);
+  if (!signal.aborted) await print("all have ended; Ctrl-C closes the page");
 }

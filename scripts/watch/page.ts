@@ -64,7 +64,7 @@ export function servePage(where: Where, picture: (language: Language) => string)
 
   const { host: hostname, port } = where;
   try {
-    const server = Bun.serve({ hostname, port, fetch: answer });
+    const server = Bun.serve({ hostname, port, fetch: answer, development: false });
     const stop = () => {
       clearTimeout(timer);
       server.stop(true);
