@@ -1,15 +1,15 @@
 const help = `
-Weather station, carried on: stores the readings of any number of sensors in a database, and shows them on
-a page as they come.
-Documented in tutorial 001, "Server", as far as it prints them: that is weather-receiver.ts.
+Weather station, carried on: stores the readings of any number of sensors in a database, and shows them on a
+page as they come.
+Tutorial 001, "Server", only prints them, as weather-receiver.ts does.
 
   terminal 1:  bun run scripts/weather-station.ts
   terminal 2:  bun run scripts/weather-sender.ts --sensor garden
 
-A sensor sends lines: "temperature: 21.5", and first, if it likes, "sensor: NAME" (else it is its host). When
-it has sent its FIN it is told "stored N", as soon as all N are committed. The FIN that it gets is no such
-answer: the kernel sends one for a program that is killed, too. A line that is no reading, or a store that
-fails, resets the connection: then nothing is promised for what was not acknowledged.
+A sensor sends lines: "temperature: 21.5", and before them, if it has a name, "sensor: NAME" (otherwise its host
+is its name). After its FIN it gets "stored N", when all N readings are committed. A FIN alone is no such answer: the
+kernel also sends one for a program that is killed. A line that is no reading, or a store that fails, resets the
+connection: readings without an answer may be stored or not.
 
 For people:     the page, in Korean and English
 For programs:   /readings (JSON), /readings.csv, with ?sensor=NAME ?since=MS ?limit=N
