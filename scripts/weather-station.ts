@@ -1,7 +1,7 @@
 const help = `
 Weather station, carried on: stores the readings of any number of sensors in a database, and shows them on a
 page as they come.
-Tutorial 001, "Server", only prints them, as weather-receiver.ts does.
+In tutorial 001, "Server", they are only printed, as weather-receiver.ts does it.
 
   terminal 1:  bun run scripts/weather-station.ts
   terminal 2:  bun run scripts/weather-sender.ts --sensor garden
