@@ -196,6 +196,12 @@ describe("the benchmark", () => {
       const datagrams = [rows("bare Bun.udpSocket")[0], rows("lib, for await")[5]];
       for (const row of [...selects, ...more, ...datagrams]) expect(row).toMatch(measured);
 
+      for (const name of ["10000", "as fast as it takes them"]) {
+        expect(rows(name)[0]).toMatch(
+          /^\|[^|]+\| [1-9]\d* \| \d+ % \| .* ms \| .* ms \| .* MiB \|$/,
+        );
+      }
+
       await using wrongLoad = run("--loads=50");
       expect(await wrongLoad.exit()).toBe(2);
       expect(wrongLoad.stderr).toContain(

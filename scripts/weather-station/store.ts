@@ -31,6 +31,8 @@ const ROWS = 5_000;
 /** Another program may hold the SQLite file's lock for so long. */
 const LOCK_MS = 1_000;
 const LOOK_MS = 1_000;
+const MINUTE_MS = 60_000;
+const AGAIN_MS = 250;
 const MAX_SENSORS = 100;
 const POINTS = 240;
 const CHANNEL = "reading";
@@ -46,6 +48,8 @@ export class Store {
   #change = Promise.withResolvers<void>();
   #charts = new Map<number, Promise<Chart>>();
   #closed = false;
+  #look: NodeJS.Timeout | undefined;
+  #ear: SQL | undefined;
   /** Called when readings cannot be stored, and with null when they can again. */
   onTrouble: (error: Error | null) => void = () => {};
   #inTrouble = false;
@@ -62,7 +66,9 @@ export class Store {
     const store = new Store(url);
     await patiently(() => store.#prepare());
     if (store.#shared) store.#listen();
-    else store.#look();
+    // SQLite does not notify us of changes by another program, such as a second station. So we look.
+    const every = store.#shared ? MINUTE_MS : LOOK_MS;
+    store.#look = setInterval(() => store.#noteChange(), every).unref();
     return store;
   }
 
@@ -88,7 +94,9 @@ export class Store {
 
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all([this.#writing.close({ timeout: 1 }), this.#reading.close({ timeout: 1 })]);
+    clearInterval(this.#look);
+    const connections = [this.#writing, this.#reading, this.#ear];
+    await Promise.all(connections.map((connection) => connection?.close({ timeout: 1 })));
   }
 
   // ---- writing
@@ -246,25 +254,17 @@ export class Store {
   async #listen(): Promise<void> {
     while (!this.#closed) {
       const gone = Promise.withResolvers<void>();
-      const ear = connectTo(this.#url, 1, () => gone.resolve());
+      this.#ear = connectTo(this.#url, 1, () => gone.resolve());
       try {
-        await ear.listen(CHANNEL, () => this.#noteChange());
+        await this.#ear.listen(CHANNEL, () => this.#noteChange());
         this.#noteChange(); // readings may have been stored meanwhile
         await gone.promise;
       } catch {
         // Unreachable: `add` reports that.
       }
       this.#noteChange(); // the page shows the trouble
-      await ear.close({ timeout: 0 }).catch(() => {});
-      await Bun.sleep(250);
-    }
-  }
-
-  // SQLite does not notify us of changes by another program, such as a second station. So we look.
-  async #look(): Promise<void> {
-    while (!this.#closed) {
-      await Bun.sleep(LOOK_MS);
-      this.#noteChange();
+      await this.#ear.close({ timeout: 0 }).catch(() => {});
+      if (!this.#closed) await Bun.sleep(AGAIN_MS);
     }
   }
 }

@@ -1,6 +1,7 @@
 // The station's web server: the page, its live data, and the readings as JSON and CSV.
 
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { SocketError } from "../../lib/errors.ts";
 import type { ServerTls } from "../../lib/socket.ts";
@@ -18,7 +19,7 @@ const SPANS: Record<string, number> = {
 };
 /** Charts are made at the same moments for all pages, so that one query serves them all. */
 const TICK_MS = 500;
-/** If a page gets nothing for longer than this, it shows that the station is lost. */
+/** A page is sent something at least so often. After 12 s without, it shows that the station is lost. */
 const ALIVE_MS = 5_000;
 /** Pages and downloads at once. */
 const MAX_REQUESTS = 1_000;
@@ -76,6 +77,9 @@ function hashOf(tag: string): string {
   return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 }
 
+// For a page that is open: the process does not stay because of it.
+const pause = (ms: number) => sleep(ms, undefined, { ref: false });
+
 // Server-sent events. Each has the whole chart, so that a page that reconnects has missed nothing.
 function live(store: Store, query: URLSearchParams): Response {
   const span = SPANS[query.get("span") ?? "10m"];
@@ -88,8 +92,8 @@ function live(store: Store, query: URLSearchParams): Response {
       const data = await store.chart(span!).then(JSON.stringify, () => '{"trouble":true}');
       yield `event: alive\ndata: ${Date.now()}\n\n${data === sent ? "" : `data: ${data}\n\n`}`;
       sent = data;
-      await Promise.race([changed, Bun.sleep(ALIVE_MS)]);
-      await Bun.sleep(TICK_MS - (Date.now() % TICK_MS));
+      await Promise.race([changed, pause(ALIVE_MS)]);
+      await pause(TICK_MS - (Date.now() % TICK_MS));
     }
   }
   const headers = { "Content-Type": "text/event-stream", "Cache-Control": "no-store" };
