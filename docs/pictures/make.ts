@@ -11,25 +11,30 @@ interface Picture {
   pause?: number;
 }
 
+const LATER = { typed: "하나\n", pause: 700 };
+
 export const PICTURES: Record<string, Picture> = {
   echo: { commands: ["echo-server", "echo-client --message 안녕"] },
   loop: { commands: ["echo-loop-server", "echo-loop-client"], typed: "안녕\n소켓\n\n" },
+  // The first client connects and says nothing yet: does the second have to wait for it?
   backlog: {
     commands: ["echo-server --forever", "echo-client", "echo-client --message 둘"],
-    typed: "하나\n",
-    pause: 700,
+    ...LATER,
   },
   threads: {
+    commands: ["echo-threaded-server --threads 2", "echo-client", "echo-client --message 둘"],
+    ...LATER,
+  },
+  select: {
     commands: [
-      "echo-threaded-server --threads 2",
-      "echo-client --message 하나",
-      "echo-client --message 둘",
+      "select-server",
+      ...["", " --message 둘"].map((what) => `echo-client --port 5000${what}`),
     ],
+    ...LATER,
   },
   duplex: { commands: ["duplex"] },
   messages: { commands: ["message-server", "message-client"] },
   "half-close": { commands: ["http-server", "http-client --path /안녕"] },
-  select: { commands: ["select-server", "echo-client --port 5000 --message 안녕"] },
   silent: { commands: ["silent-peer --wait 0.2"] },
   ipc: { commands: ["ipc"] },
   datagrams: { commands: ["udp-echo-server", "udp-echo-client --message 안녕"] },

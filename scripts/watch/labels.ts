@@ -13,6 +13,7 @@ export class Labels {
   readonly words: (typeof WORDS)[Language];
   readonly #columns: number;
   readonly #many: boolean;
+  readonly #manyServers: boolean;
   readonly #hasOthers: boolean;
   /** The number of a connection by the name that its thread has for it, and the side of a call. */
   readonly #numbers: Map<string, number>;
@@ -22,13 +23,14 @@ export class Labels {
     this.words = WORDS[language];
     this.#columns = columns;
     this.#many = connections.length > 1;
+    this.#manyServers = rows.some(({ call }) => /^server#[2-9]/.test(call?.made?.name ?? ""));
     this.#hasOthers = rows.some(({ call }) => call !== undefined && call.script > 0);
     this.#numbers = numbersOf(connections);
     const ends = connections.flatMap(({ ends }) => ends.filter((end) => end !== undefined));
     this.#sides = new Map(ends.flatMap((end) => callsOf(end).map((call) => [call, end.side])));
   }
 
-  /** In one line where there is room, else in two. */
+  /** In one line where there is room, else in more. */
   of({ side, call, part, fold }: Row): Label {
     if (fold) return [this.#counts(fold.calls, 0), this.#counts(fold.calls, 1)];
     const [what, result] = this.#spans(call!, part);
@@ -36,9 +38,18 @@ export class Labels {
     if (side === 1 && call!.script === 0 && this.#hasOthers)
       what.unshift(["soft", this.words.left]);
     const whole = [...what, ...result];
-    const fits = widthOf(whole) <= this.#columns || result.length === 0 || what.length === 0;
-    const own = fits ? [whole] : [what, result];
+    const fits = widthOf(whole) <= this.#columns;
+    const own = fits ? [whole] : [...this.#wrap(what), result].filter((line) => line.length > 0);
     return side === 0 ? [own, []] : [[], own];
+  }
+
+  // Long arguments go on in a second line.
+  #wrap(line: Span[]): Span[][] {
+    const [kind, args] = line.at(-1)!;
+    const before = line.slice(0, -1);
+    const cut = args.lastIndexOf(", ", this.#columns - widthOf(before) - 2);
+    if (widthOf(line) <= this.#columns || cut < 0) return [line];
+    return [[...before, [kind, args.slice(0, cut + 1)]], [[kind, args.slice(cut + 1)]]];
   }
 
   #spans(call: Call, part: Row["part"]): [what: Span[], result: Span[]] {
@@ -49,9 +60,8 @@ export class Labels {
     if (call.thread) what.push(["soft", `${words.thread} ${call.thread} `]);
     const number = this.#numbers.get(`${actorOf(call)}/${call.on ?? call.made?.name}`);
     if (call.on !== undefined) {
-      const kind = kindOf(call.on);
-      if (number && this.#many) what.push([colorOf(number), `${kind}#${number}`], ["soft", "."]);
-      else what.push(["soft", `${kind}.`]);
+      const kind = number && this.#many ? colorOf(number) : "soft";
+      what.push([kind, this.#renamed(call, call.on)], ["soft", "."]);
     }
     if (part === "end") return [[...what, ["soft", call.call]], this.#result(call, part)];
     what.push(["call", call.call], ["args", `(${this.#args(call)})`]);
@@ -70,11 +80,13 @@ export class Labels {
     const { made, result, error } = call;
     if (made) {
       const number = this.#numbers.get(`${actorOf(call)}/${made.name}`);
-      const name: Span =
-        number === undefined
-          ? ["soft", made.name]
-          : [colorOf(number), this.#many ? `${kindOf(made.name)}#${number}` : kindOf(made.name)];
-      return [["soft", " → "], name, ["address", ` ${made.remote ?? made.local}`]];
+      const kind = number === undefined ? "soft" : colorOf(number);
+      const name = this.#renamed(call, made.name);
+      return [
+        ["soft", " → "],
+        [kind, name],
+        ["address", ` ${made.remote ?? made.local}`],
+      ];
     }
     if (result === "") return part === "end" ? [["soft", ` ${words.returns}`]] : [];
     if (result === "EOF") return [["eof", " → EOF"]];
@@ -88,9 +100,11 @@ export class Labels {
     return spans;
   }
 
-  // Every thread and process numbers its own connections; in the picture each connection has one number.
+  // Every thread and process numbers its own connections; in the picture each connection has one number. What
+  // there is only one of has none.
   #renamed(call: Call, list: string): string {
-    return list.replace(/\b(conn|datagram)#\d+/g, (name, kind) => {
+    return list.replace(/\b(conn|datagram|server)#\d+/g, (name, kind) => {
+      if (kind === "server") return this.#manyServers ? name : kind;
       const number = this.#numbers.get(`${actorOf(call)}/${name}`);
       if (number === undefined) return name;
       return this.#many ? `${kind}#${number}` : kind;
@@ -110,11 +124,6 @@ export class Labels {
       },
     );
   }
-}
-
-/** conn#1 -> conn */
-function kindOf(name: string): string {
-  return name.replace(/#.*/, "");
 }
 
 /** The class that colours a connection. */

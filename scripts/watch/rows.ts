@@ -27,8 +27,8 @@ export interface Plan {
 
 /** The calls that may wait. All others return at once. */
 const WAITS = /^(accept|connect|recv|select|send|wait|datagram)/;
-const SOON = 20; // ms
-const MOST_SENDING = 2; // ms: a send that took no longer did not wait, the machine was busy
+/** A call that took less, in ms, did not wait: the machine was busy. */
+const SOON = 20;
 
 export function plan(story: Story): Plan {
   const connections = story.connections.slice(0, MOST_CONNECTIONS);
@@ -43,7 +43,7 @@ export function plan(story: Story): Plan {
   const add = (call: Call, side: Side, connection?: Connection) => {
     if (!shown(call)) return;
     const about = { call, side, connection };
-    const sent = call.call.startsWith("send") && call.time - call.began < MOST_SENDING;
+    const sent = call.call.startsWith("send") && call.time - call.began < SOON;
     if (!WAITS.test(call.call) || sent) moments.push({ at: call.began, part: "both", ...about });
     else {
       moments.push({ at: call.began, part: "begin", ...about });
