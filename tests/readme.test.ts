@@ -130,7 +130,9 @@ describe("the commands", () => {
   for (const part of ["lib", "scripts", "package.json", "tsconfig.json"]) {
     cpSync(join(root, part), join(project, part), { recursive: true });
   }
-  const lines = blocks(english, "sh").flatMap((block) => block.trim().split("\n"));
+  const lines = documents
+    .flatMap(([page]) => blocks(readFileSync(join(root, page), "utf8"), "sh"))
+    .flatMap((block) => block.trim().split("\n"));
 
   test("run the main job: one message goes there and back", async () => {
     const [server, client] = lines.filter((line) => line.startsWith("npx"));
