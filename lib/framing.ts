@@ -7,6 +7,7 @@ import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket, WaitOptions } from "./socket.ts";
 import { checkCount, toBytes } from "./socket/check.ts";
 import type { Inbox } from "./socket/queues.ts";
+import type { Whole } from "./socket/receiving.ts";
 
 const MIB = 1 << 20;
 
@@ -25,8 +26,6 @@ export interface Framing {
   /** The most bytes that a message can have on the wire. */
   readonly most: number;
 }
-
-const END = { value: undefined, done: true } as const;
 
 /** What `messages` and `sendMessage` call of a connection. */
 export type Framed = Pick<Socket, "sendAll" | "recvMessage" | "remoteAddress">;
@@ -130,14 +129,17 @@ export function messages(
   options?: WaitOptions,
 ): AsyncIterableIterator<Buffer, undefined> {
   const split = framing.splitter();
-  const take = (inbox: Inbox) => {
-    const message = split(inbox);
-    if (message === "EMSGSIZE") throw failure(message, "recv", conn);
-    return message === null ? null : { value: message, done: false as const };
+  const whole: Whole<IteratorResult<Buffer, undefined>> = {
+    take(inbox) {
+      const message = split(inbox);
+      if (message === "EMSGSIZE") throw failure(message, "recv", conn);
+      return message === null ? null : { value: message, done: false };
+    },
+    end: { value: undefined, done: true },
+    most: framing.most,
   };
   return {
-    next: () =>
-      conn.recvMessage<IteratorResult<Buffer, undefined>>(take, END, framing.most, options),
+    next: () => conn.recvMessage(whole, options),
     [Symbol.asyncIterator]() {
       return this;
     },

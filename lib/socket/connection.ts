@@ -442,7 +442,6 @@ export class Socket extends Receiving implements Disposable {
     const isLate = ({ deadline }: { deadline: number }) => deadline <= now;
     if (rare.outbox.failFrom(isLate, (sent) => this.#sendError(sent, "ETIMEDOUT"))) this.#giveUp();
     rare.alarm.set(Math.min(rare.recvDeadline, rare.outbox.deadline, rare.lingerDeadline));
-    rare.change.tell(); // a `waitWhole` knows its own deadline
   }
 
   // ---- options

@@ -18,7 +18,7 @@ const EOF = Buffer.alloc(0);
 
 // What a connection remembers, as bits, and what each event does to them (+ sets, - clears):
 //
-//                        recv  recv  pau-  full  send  fin  gone  bro-  sent    torn  watched  taking
+//                        recv  recv  pau-  full  send  fin  gone  bro-  sent    torn  watched
 //                        ended shut  sed         shut  due        ken   lately
 //   data                                                                  -
 //   inbox over its limit              +
@@ -37,8 +37,6 @@ const EOF = Buffer.alloc(0);
 //   reset, idle timeout   +                                   +     +
 //   both FINs             +                                   +
 //   setIdleTimeout()                                                                    +
-//   recvExactly() waits                                                                          +
-//   its end                                                                                      -
 export const RECV_ENDED = 1; // nothing more will come
 export const RECV_SHUT = 2; // we have shut down receiving
 export const PAUSED = 4; // Bun is not reading
@@ -50,7 +48,6 @@ export const BROKEN = 128; // the peer reset the connection, or stopped answerin
 export const SENT_LATELY = 256; // something was written in this turn: what follows is gathered
 export const TORN = 512; // a send was given up: the peer must not see a clean end
 export const WATCHED = 1024; // one of the crowd
-const TAKING = 2048; // somebody waits for a whole of many bytes
 
 /** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
 export type Handle = Bun.Socket<HandleData>;
@@ -63,6 +60,8 @@ export class Rare {
   timeout = Infinity;
   recvDeadline = Infinity;
   readonly alarm: Alarm;
+  /** Whether a part has come of the whole that is waited for. */
+  hasBegun = false;
   /** The signal that we listen to, and whether the waiting receiver was given it. */
   signal: AbortSignal | undefined;
   abortable = false;
@@ -83,6 +82,16 @@ export class Rare {
   }
 }
 
+/** Bytes that are of use only together: a message, or just so many. */
+export interface Whole<T> {
+  /** Takes it out of what has come; null: it is not there yet. */
+  take(inbox: Inbox): T | null;
+  /** What is given at EOF. An end within it is `EINCOMPLETE`. */
+  end: T;
+  /** How many bytes it has, at most. */
+  most: number;
+}
+
 export abstract class Receiving implements AsyncIterable<Buffer> {
   protected _handle: Handle | null;
   protected _bits = 0;
@@ -91,9 +100,9 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   #bytesReceived = 0;
   #inbox: Inbox | null = null; // null rather than empty
   // The waiting receiver, if any, and how much it takes.
-  #resolve: ((chunk: Buffer | Promise<never>) => void) | null = null;
+  #resolve: ((given: any) => void) | null = null;
   #most = 0;
-  #expected = 1; // so many bytes may come until somebody can take them as a whole
+  #whole: Whole<any> | null = null;
 
   constructor(handle: Handle) {
     this._handle = handle;
@@ -139,27 +148,15 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this._needHandle("recv");
     if (bytes === 0) return EOF;
     const take = (inbox: Inbox) => (inbox.length < bytes ? null : inbox.take(bytes));
-    const whole = await this.recvMessage(take, EOF, bytes, options);
+    const whole = await this.recvMessage({ take, end: EOF, most: bytes }, options);
     if (whole === EOF) throw this.#incomplete(EOF);
     return whole;
   }
 
-  /**
-   * @internal What `take` takes out of the bytes that have come: up to `most` bytes are waited for, as
-   * long as it gives null. `end` is for EOF before any of them. What has begun to come has to be whole
-   * within the idle timeout.
-   */
-  recvMessage<T>(
-    take: (inbox: Inbox) => T | null,
-    end: T,
-    most: number,
-    options?: WaitOptions,
-  ): Promise<T> {
+  /** @internal Waits until the bytes that have come make a whole, and gives that. */
+  recvMessage<T>(whole: Whole<T>, options?: WaitOptions): Promise<T> {
     try {
-      if (this.#isReceiving()) throw this._error("EBUSY", "recv");
-      const whole = isTooMany() ? null : this.#takeWhole(take, end);
-      if (whole !== null) return Promise.resolve(whole);
-      return this.#waitWhole(take, end, most, options);
+      return this.#receive(whole.most, options?.signal, whole);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -168,7 +165,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
   tryRecv(maxBytes: number): Buffer | null {
     const most = checkCount("maxBytes", maxBytes, 1);
-    return this.#isReceiving() ? null : this.#take(most); // what comes is for the one that waits
+    return this.#resolve !== null ? null : this.#take(most); // what comes is for the one that waits
   }
 
   /** Resolves when `tryRecv` would not return null: data, EOF or an error. */
@@ -201,24 +198,22 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     return this.#bytesReceived;
   }
 
-  #receive(most: number, signal?: AbortSignal): Promise<Buffer> {
+  #receive<T>(most: number, signal?: AbortSignal, whole: Whole<T> | null = null): Promise<any> {
     if (signal?.aborted) throw signal.reason;
-    if (this.#isReceiving()) throw this._error("EBUSY", "recv");
+    if (this.#resolve !== null) throw this._error("EBUSY", "recv");
     this._needHandle("recv");
     if (isTooMany()) atTurnsEnd(() => this._wakeReceiver());
     else {
-      const chunk = this.#take(most);
-      if (chunk !== null) return Promise.resolve(chunk);
+      const given = whole === null ? this.#take(most) : this.#takeWhole(whole);
+      if (given !== null) return Promise.resolve(given);
     }
-    const { promise, resolve } = Promise.withResolvers<Buffer>();
+    const { promise, resolve } = Promise.withResolvers<any>();
     this.#resolve = resolve;
     this.#most = most;
+    this.#whole = whole;
+    if (this._bits & PAUSED) this._flow(); // more may come now
     if (signal !== undefined || this._rare !== null) this.#limitReceive(signal);
     return promise;
-  }
-
-  #isReceiving(): boolean {
-    return this.#resolve !== null || (this._bits & TAKING) !== 0;
   }
 
   // The non-blocking core: null while nothing is there and more may come.
@@ -230,48 +225,16 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     return chunk;
   }
 
-  #takeWhole<T>(take: (inbox: Inbox) => T | null, end: T): T | null {
+  #takeWhole<T>({ take, end }: Whole<T>): T | null {
     this._needHandle("recv");
     const inbox = this.#inbox;
-    const whole = inbox === null ? null : take(inbox);
-    if (whole !== null) this.#taken();
-    if (whole !== null || !(this._bits & RECV_ENDED)) return whole;
+    const given = inbox === null ? null : take(inbox);
+    if (given !== null) this.#taken();
+    if (given !== null || !(this._bits & RECV_ENDED)) return given;
     if (inbox === null && this.#end()) return end;
     const partial = inbox!.take(inbox!.length);
     this.#inbox = null;
     throw this.#incomplete(partial);
-  }
-
-  async #waitWhole<T>(
-    take: (inbox: Inbox) => T | null,
-    end: T,
-    most: number,
-    options?: WaitOptions,
-  ): Promise<T> {
-    const { change, alarm, timeout } = this._needRare();
-    let begun = false;
-    let deadline = performance.now() + timeout;
-    const attempt = () => {
-      const whole = this.#takeWhole(take, end);
-      if (whole !== null) return whole;
-      const now = performance.now();
-      if (!begun && this.#inbox !== null) deadline = Math.min(deadline, now + this._idleTimeout);
-      begun = this.#inbox !== null;
-      if (now >= deadline) throw this._error("ETIMEDOUT", "recv");
-      alarm.set(deadline);
-      return null;
-    };
-    this._bits |= TAKING;
-    this.#expected = most;
-    this._flow();
-    try {
-      if (isTooMany()) await nextTurn();
-      return await retry(change, attempt, options);
-    } finally {
-      this._bits &= ~TAKING;
-      this.#expected = 1;
-      finished(this);
-    }
   }
 
   #taken(): void {
@@ -296,12 +259,13 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this._bits &= ~SENT_LATELY;
     this.#bytesReceived += chunk.length;
     if (this._bits & RECV_ENDED) return; // by our own will: it is dropped
-    if (this.#resolve !== null && this.#inbox === null && chunk.length <= this.#most) {
-      this.#deliver(chunk); // straight to the receiver, uncopied
+    const goesStraight = this.#inbox === null && this.#whole === null;
+    if (goesStraight && this.#resolve !== null && chunk.length <= this.#most) {
+      this.#deliver(chunk); // uncopied
       return waiting.isFull ? this._flow() : undefined;
     }
     if (this.#inbox === null) this.#inbox = new Inbox(chunk);
-    else this.#inbox.push(chunk, Math.max(INBOX_LIMIT, this.#expected));
+    else this.#inbox.push(chunk, this.#limit());
     this._wakeReceiver();
     this._flow();
     this._changed();
@@ -311,32 +275,31 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   protected _wakeReceiver(): void {
     if (this.#resolve === null) return;
     try {
-      const chunk = this.#take(this.#most);
-      if (chunk !== null) this.#deliver(chunk);
+      const given = this.#whole === null ? this.#take(this.#most) : this.#takeWhole(this.#whole);
+      if (given !== null) this.#deliver(given);
+      else if (this._bits & WATCHED && this.#inbox !== null) this.#limitWhole();
     } catch (error) {
       this._refuse(error);
     }
   }
 
-  #deliver(chunk: Buffer): void {
-    const resolve = this.#resolve!;
-    this.#resolve = null;
-    resolve(chunk);
+  #deliver(given: unknown): void {
+    const resolve = this.#resolve;
+    this.#resolve = this.#whole = null;
+    if (waiting.isFull) finished(this);
+    resolve?.(given);
   }
 
   protected _refuse(reason: unknown): void {
-    const resolve = this.#resolve;
-    this.#resolve = null;
-    resolve?.(Promise.reject(reason)); // which saves every idle connection a `reject` to keep
+    this.#deliver(this.#resolve && Promise.reject(reason)); // which saves every idle connection a `reject` to keep
   }
 
   /** Flow control: Bun reads while the inbox is below the limit, or somebody waits for more. */
   protected _flow(): void {
     const bits = this._bits;
     if (bits & (GONE | BROKEN)) return;
-    const limit = Math.max(INBOX_LIMIT, this.#expected - 1);
-    const isOver = this.#inbox !== null && this.#inbox.length > limit;
-    const isMiddle = (bits & TAKING) !== 0 && this.#inbox !== null;
+    const isOver = this.#inbox !== null && this.#inbox.length > this.#limit();
+    const isMiddle = this.#whole !== null && this.#inbox !== null;
     const isHeld = waiting.isFull && (bits & WATCHED) !== 0 && !(isMiddle && mayFinish(this));
     const isFull = !(bits & RECV_ENDED) && (isOver || isHeld);
     if (isFull === ((bits & PAUSED) !== 0)) return;
@@ -345,8 +308,13 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     else (this._handle ?? this._rare?.lingering)?.resume();
   }
 
+  // How much may wait: what nobody wants yet, or a whole that somebody waits for.
+  #limit(): number {
+    return this.#whole === null ? INBOX_LIMIT : Math.max(INBOX_LIMIT, this.#whole.most);
+  }
+
   protected _hasInput(): boolean {
-    return (this._bits & RECV_ENDED) !== 0 || (this.#inbox !== null && !this.#isReceiving());
+    return (this._bits & RECV_ENDED) !== 0 || (this.#inbox !== null && this.#resolve === null);
   }
 
   protected _dropInbox(): void {
@@ -360,6 +328,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const rare = this._needRare();
     rare.recvDeadline = performance.now() + rare.timeout;
     rare.alarm.set(rare.recvDeadline);
+    rare.hasBegun = false;
     rare.abortable = signal !== undefined;
     if (signal === undefined || signal === rare.signal) return;
     rare.signal?.removeEventListener("abort", rare.onAbort);
@@ -368,6 +337,15 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
       if (rare.abortable) this._refuse(signal.reason);
     };
     signal.addEventListener("abort", rare.onAbort);
+  }
+
+  // What has begun to come has to be whole within the idle timeout, however many bytes move.
+  #limitWhole(): void {
+    const rare = this._needRare();
+    if (rare.hasBegun) return;
+    rare.hasBegun = true;
+    rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + this._idleTimeout);
+    rare.alarm.set(rare.recvDeadline);
   }
 
   // ---- shared with sending
