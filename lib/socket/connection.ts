@@ -169,9 +169,9 @@ export class Socket extends Receiving implements Disposable {
     return outbox.isEmpty ? this.#write(bytes) : 0; // others wait, and go first
   }
 
-  #write(bytes: Uint8Array): number {
-    const sent = (this._handle ?? this._rare!.lingering)!.write(bytes);
-    if (sent < bytes.length) this._bits |= FULL;
+  #write(bytes: Uint8Array, from = 0, length = bytes.length): number {
+    const sent = (this._handle ?? this._rare!.lingering)!.write(bytes, from, length);
+    if (sent < length) this._bits |= FULL;
     if (sent < 0) return this.#meetReset();
     this.#bytesSent += sent;
     return sent;
@@ -222,7 +222,7 @@ export class Socket extends Receiving implements Disposable {
 
   #flush(): void {
     try {
-      this._rare!.outbox.flush((bytes) => this.#write(bytes));
+      this._rare!.outbox.flush((bytes, from, length) => this.#write(bytes, from, length));
     } catch {
       this.#failSends("EPIPE");
     }
