@@ -11,6 +11,7 @@ import { ServerSocket, Socket } from "./socket.ts";
 import { calls } from "./socket/calls.ts";
 import { POLLNVAL } from "./socket/readiness.ts";
 import { content, isData, preview, reason } from "./trace/text.ts";
+import type { Whole } from "./socket/receiving.ts";
 
 /** `"live"` is JSON, and one more line for each call that has to wait, before it returns. */
 export type TraceMode = "text" | "json" | "live";
@@ -101,20 +102,24 @@ function wrapMethods(prototype: any): void {
   for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
     if (typeof value !== "function" || NOT_SHOWN.includes(name) || name.startsWith("_")) continue;
     prototype[name] = function (this: object, ...args: unknown[]): unknown {
-      if (name === "recvMessage") args[0] = counting(args[0]);
+      if (name === "recvMessage") args[0] = counting(args[0] as Whole<unknown>);
       return watch(this, name, args, () => value.apply(this, args));
     };
   }
 }
 
 // A framing takes more out of the stream than the message that it gives: its length, or a delimiter.
-function counting(take: any): (inbox: { length: number }) => unknown {
-  return function counted(inbox) {
-    const before = inbox.length;
-    const message = take(inbox);
-    if (message !== null) taken.set(counted, before - inbox.length);
-    return message;
+function counting(whole: Whole<unknown>): Whole<unknown> {
+  const counted: Whole<unknown> = {
+    ...whole,
+    take(inbox) {
+      const before = inbox.length;
+      const message = whole.take(inbox);
+      if (message !== null) taken.set(counted, before - inbox.length);
+      return message;
+    },
   };
+  return counted;
 }
 
 const taken = new WeakMap<object, number>();

@@ -4,6 +4,7 @@
 import { formatAddress } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket } from "./socket.ts";
+import type { Whole } from "./socket/receiving.ts";
 import { checkCount } from "./socket/check.ts";
 import * as frames from "./websocket/frames.ts";
 import * as handshake from "./websocket/handshake.ts";
@@ -88,8 +89,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
   readonly #conn: Socket;
   readonly #isServer: boolean;
   readonly #signal: AbortSignal | undefined;
-  readonly #take: ReturnType<typeof frames.splitter>;
-  readonly #most: number; // bytes of a frame
+  readonly #frame: Whole<frames.Frame>;
   #receiving: Promise<Message | null> | null = null;
   #over: Promise<void> | null = null;
 
@@ -98,8 +98,8 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     this.#conn = conn;
     this.#isServer = isServer;
     this.#signal = signal;
-    this.#take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1));
-    this.#most = maxBytes + frames.MAX_FRONT;
+    const take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1));
+    this.#frame = { take, end: END, most: maxBytes + frames.MAX_FRONT };
   }
 
   /**
@@ -154,7 +154,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
   // The next message; null after the peer's Close frame.
   async #receive(): Promise<Message | null> {
     for (;;) {
-      const { opcode, payload } = await this.#conn.recvMessage(this.#take, END, this.#most);
+      const { opcode, payload } = await this.#conn.recvMessage(this.#frame);
       if (opcode === frames.TEXT) return frames.textOf(payload);
       if (opcode === frames.BINARY) return payload;
       if (opcode === frames.PING && this.#over === null) await this.#send(frames.PONG, payload);
