@@ -98,6 +98,7 @@ interface Load {
   rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
   idle?: number; // idle connections beside these
   program?: string; // which sends it; echo-bench unless told
+  warmUp?: number; // seconds
   tls?: boolean;
 }
 
@@ -193,7 +194,7 @@ async function echoBench(port: number, load: Load, seconds: number) {
 function measure(peer: Peer, load: Load): Promise<Result> {
   return withServer(peer, async (pid, port) => {
     using _besideTheLoad = await openIdle(pid, port, load.idle ?? 0);
-    await echoBench(port, { ...load, rate: 0 }, WARM_UP_SECONDS);
+    await echoBench(port, { ...load, rate: 0 }, load.warmUp ?? WARM_UP_SECONDS);
     const before = usage(pid);
     const { messages, messagesPerSecond, ms } = await echoBench(port, load, seconds);
     const after = usage(pid);
@@ -375,7 +376,8 @@ const measurements: Record<string, () => Promise<void>> = {
     const servers = usable(udpPeers(built));
     for (const load of udpKinds) {
       const title = `datagrams, ${load.connections} under way x ${load.size} bytes`;
-      await compare(title, servers.map(under({ ...load, program: "udp-load.ts" })));
+      const kind = { ...load, program: "udp-load.ts", warmUp: 2 * WARM_UP_SECONDS }; // for one at a time
+      await compare(title, servers.map(under(kind)));
     }
   },
 

@@ -6,7 +6,7 @@ A part of the benchmark: see bench/README.md.
   terminal 2:  bun run bench/udp-load.ts --connections 16 --size 100
 `;
 
-import { cli, clientFlags, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, print } from "../lib/cli.ts";
 
 const { host, port, connections, size, seconds } = cli(help, {
   ...clientFlags(4000),
@@ -28,7 +28,8 @@ let sending = true;
 const socket = await Bun.udpSocket({
   connect: { hostname: host, port },
   socket: {
-    data() {
+    data(_, reply) {
+      if (!reply.equals(block)) fail("other bytes came back");
       times.push(performance.now() - begun.shift()!);
       if (sending) send();
     },
