@@ -206,7 +206,8 @@ function toLine({ time, call, args, result }: TracedCall, on: object | null): st
 function success({ on, name, args }: Call, outcome: any): string {
   if (outcome === undefined || name === "sendAll") return "";
   if (outcome === null) return "would block";
-  if (name === "recvMessage") return outcome === args[1] ? "EOF" : show(messageIn(outcome));
+  if (name === "recvMessage")
+    return outcome === (args[0] as Whole<unknown>).end ? "EOF" : show(messageIn(outcome));
   if (outcome.done) return "closed"; // the accept loop's
   if (outcome.done === false) return fullName(outcome.value);
   if (isSocket(outcome)) return fullName(outcome);
