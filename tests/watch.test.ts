@@ -587,6 +587,17 @@ test.each([["--svg"], ["--port=0"]])("a signal ends what it runs (%s)", async (h
   expect(said(readFileSync(file, "utf8"), "data")).toEqual(["&quot;hello&quot;"]);
 });
 
+test("nothing that it runs outlives it, also when it ends at once", async () => {
+  await using watching = script("watch", ["--port=0", "echo-server --forever --port 0"]);
+  const [, port] = await watching.until(/^listening on .*:(\d+)\n/m);
+  watching.kill("SIGTERM");
+  const [, page] = watching.stdout.match(/^page at .*:(\d+)\/\n/m)!;
+  await untilRefused(Number(page)); // it has heard the first
+  watching.kill("SIGTERM");
+  expect(await watching.exit()).toBe(143);
+  await untilRefused(Number(port));
+});
+
 // In a network of their own, where the default ports are free.
 testNetwork("the pictures of the docs say what is drawn now: else, bun run pictures", async () => {
   using network = new Network();

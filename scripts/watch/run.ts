@@ -121,6 +121,7 @@ function start(
   };
   const stopLate = () => setTimeout(() => child.exitCode === null && stop(), HEARD_MS);
   signal.addEventListener("abort", stopLate);
+  process.on("exit", () => child.kill()); // if we end for another reason
   const listening = Promise.withResolvers<string>();
   const connected = Promise.withResolvers<void>();
   const hear = (said: string) => {
