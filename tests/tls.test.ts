@@ -6,6 +6,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { describe as describeError } from "../lib/cli/describe.ts";
 import { type ClientTls, connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import { checkTls } from "../lib/socket/tls.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   failure,
@@ -432,6 +433,13 @@ test("the name that counts: the host, a name or an address; serverName instead; 
   using six = new Echo({ host: "::1" });
   for (const host of ["::1", "[::1]", "localhost"])
     expect(await ask(six.port, known, host)).toBe("hello");
+  // By name alone, though the address is the same.
+  const named = makeCertificate("LocalHost", authority); // no addresses in it
+  using byName = new Echo({ tls: pick(named) });
+  expect(await ask(byName.port, known, "localhost")).toBe("hello");
+  await fails(ask(byName.port, known, "127.0.0.1"), "ERR_TLS_CERT_ALTNAME_INVALID");
+  const scoped = checkTls("connect", known, { host: "fe80::1%eth0", port: 1 });
+  expect(scoped.serverName).toBe("fe80::1"); // an interface is no part of an address in a certificate
   using other = new Echo({ tls: pick(elsewhere) });
   expect(await ask(other.port, { ...known, serverName: "elsewhere.example" })).toBe("hello");
 });
@@ -533,6 +541,50 @@ sys.stdin.read()`,
     await until(() => (near.poll() & 8) !== 0);
     await fails(near.sendAll("more"), "EPIPE", "ECONNRESET");
     near.close();
+  });
+
+  /** Sends until nothing fits any more, and closes: what is left waits for the peer to read. */
+  function fillAndClose(conn: Socket): number {
+    let sent = 0;
+    for (let took = 1; took > 0; sent += took) took = conn.trySend(new Uint8Array(1 << 20));
+    conn.close();
+    return sent;
+  }
+
+  test("a closed connection that waits for its peer takes nothing more, and goes when the peer has read", async () => {
+    const [near, far] = await pair();
+    const before = sockets();
+    const sent = fillAndClose(near);
+    let taken = 0;
+    for (let turns = 0; turns < 20; turns++) {
+      const took = far.trySend(new Uint8Array(1 << 20));
+      taken += took;
+      if (took > 0) turns = 0;
+      else await turn();
+    }
+    expect(taken).toBeLessThan(32 << 20); // what the kernel's buffers hold
+    expect(sockets()).toBe(before);
+    const started = performance.now();
+    expect((await far.recvExactly(sent)).length).toBe(sent);
+    await until(() => sockets() < before);
+    expect(performance.now() - started).toBeLessThan(8_000);
+    far.close();
+  });
+
+  test("a peer that resets ends the wait, and the program with it", async () => {
+    using listening = listen({ port: 0, tls: pick(server) });
+    const program = `import { connect } from "./lib/socket.ts";
+      const conn = await connect({ port: ${listening.address.port}, tls: { ca: process.env.CA } });
+      while (conn.trySend(new Uint8Array(1 << 20)) > 0);
+      conn.close();
+      console.log("closed");`;
+    await using child = new Process([process.execPath, "-e", program], { CA: authority.cert });
+    const conn = await listening.accept();
+    await child.until(/closed/);
+    const started = performance.now();
+    conn.reset();
+    expect(await child.exit()).toBe(0);
+    expect(performance.now() - started).toBeLessThan(8_000);
   });
 
   test("resets and closes leave no descriptor", async () => {
