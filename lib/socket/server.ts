@@ -15,6 +15,9 @@ const ONE_TURN = 512;
 /** The last descriptors of the process are for no connection: with none left, Bun would try for ever. */
 const RESERVE = 16;
 
+/** How long TLS handshakes have, in ms, before their number is limited. */
+const GRACE_MS = 1_000;
+
 /** A listening socket. It carries no data: each `accept()` gives a new `Socket` that does. */
 export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
@@ -36,6 +39,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   readonly #tls: Secrets | undefined;
   /** TLS handshakes that are under way, the newest last. */
   readonly #handshakes = new Set<CallOff>();
+  #sweep: Timer | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #onAbort = () => this.close();
   readonly #stop: () => void;
@@ -130,18 +134,22 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     if ((handle as unknown as { fd: number }).fd > this.#lastDescriptor)
       return this.#refuse(handle);
     this.#refusing = false;
-    if (this.#waiting >= this.#backlog) this.#limit();
     if (this.#tls === undefined) return this.#ready(handle);
     const { remoteAddress = "", remotePort: port, localAddress } = handle;
     const host = asWritten(remoteAddress, "", localAddress);
     const peer = host === "" ? this.address : { host, port }; // it has gone, or never had one
     secure(handle, this.#tls, this.#handshakes, {
-      opened: (secured) => {
-        this.#isTaking = true; // what waits for its own next step is not what nobody takes
-        this.#ready(secured);
-      },
+      opened: (secured) => this.#ready(secured),
       failed: (cause) => this.onRefused(systemError(cause, "accept", peer)),
     });
+    this.#sweep ??= setTimeout(() => this.#limitHandshakes(), GRACE_MS).unref();
+  }
+
+  // A burst has its time. Those that are still here then are limited: they may have no end in mind.
+  #limitHandshakes(): void {
+    const most = Math.max(0, this.#backlog - this.#queue.length);
+    for (const callOff of [...this.#handshakes].slice(most)) callOff();
+    this.#sweep = undefined;
   }
 
   #ready(handle: Handle): void {
@@ -150,6 +158,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const { host, port } = conn.remoteAddress;
     // A peer that has reset by now has no address any more.
     if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
+    if (this.#queue.length >= this.#backlog) this.#limit();
     this.#queue.push(conn);
     this.#changed();
   }
@@ -170,7 +179,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#overfull = true;
     setImmediate(() => {
       this.#overfull = false;
-      setImmediate(() => this.#waiting > this.#backlog && this.#limit());
+      setImmediate(() => this.#queue.length > this.#backlog && this.#limit());
     });
   }
 
@@ -178,8 +187,6 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#queue = this.#queue.filter((conn) => !isBroken(conn));
     const most = this.#backlog + (this.#isTaking ? ONE_TURN : 0);
     this.#isTaking = false;
-    const newest = [...this.#handshakes].slice(Math.max(0, most - this.#queue.length));
-    for (const callOff of newest) callOff();
     for (const conn of this.#queue.splice(most)) conn.reset();
   }
 
@@ -187,11 +194,6 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     handle.terminate();
     if (!this.#refusing) this.onRefused("no descriptor is left: more connections are refused");
     this.#refusing = true;
-  }
-
-  /** How many wait to be accepted, or for their handshake. */
-  get #waiting(): number {
-    return this.#queue.length + this.#handshakes.size;
   }
 
   #changed(): void {

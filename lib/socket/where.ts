@@ -31,8 +31,9 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
   /** With the host `::`: accepts no IPv4 connections. `IPV6_V6ONLY`, ipv6(7). */
   ipv6Only?: boolean;
   /**
-   * Speaks TLS: a connection can be accepted when its handshake is done, within 10 s. To renew the
-   * certificate, put another `cert` and `key` into this object: they count from the next handshake on.
+   * Speaks TLS: a connection can be accepted when its handshake is done, within 10 s. Handshakes that
+   * take longer than a second count in `backlog`. To renew the certificate, put another `cert` and
+   * `key` into this object: they count from the next handshake on.
    */
   tls?: ServerTls;
   /** Closes the server. */
