@@ -441,6 +441,10 @@ const PAIRS = [
   ["message-server --port 0 --framing fixed", ask("message-client", "--framing fixed")],
   ["websocket-server --port 0", ask("websocket-client", "--message 안녕")],
   ["weather-receiver --port 0 --host 127.0.0.1", ask("weather-sender", "--interval 0.02")],
+  [
+    `weather-station --port 0 --host 127.0.0.1 --web-port 0 --store sqlite://${folder}/weather.db`,
+    ask("weather-sender", "--interval 0.02 --sensor roof"),
+  ],
   ["netcat --listen --port 0", ask("netcat")],
   ["udp-echo-server --port 0", ask("udp-echo-client", "--message 안녕")],
   ["chat-server --port 0", ask("netcat")],

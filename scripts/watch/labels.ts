@@ -95,7 +95,7 @@ export class Labels {
     const spans: Span[] = [[error ? "bad" : "result", ` → ${counted}`]];
     // A message came with its length or its delimiter.
     if (call.call === "recvMessage" && call.bytes && !result.startsWith(`${call.bytes} `)) {
-      spans.push(["soft", ` ${words.inAll(call.bytes)}`]);
+      spans.push(["soft", ` ${words.ofAll(call.bytes)}`]);
     }
     return spans;
   }
