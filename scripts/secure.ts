@@ -7,8 +7,8 @@ From where the tutorials stop: their programs send clear text.
   terminal 1:  bun run scripts/secure.ts
   terminal 2:  bun run scripts/secure.ts --trace           (it is all three itself)
 
-The certificate is made for this one run, which is good for trying out only. docs/en/tls.md has the command that
-makes one for your own machine; real ones come from an authority.
+The certificate is made for this one run, which is good for trying out only. For your own machine, openssl makes
+one (openssl req -x509); real ones come from an authority.
 `;
 
 import { formatAddress } from "../lib/address.ts";
