@@ -380,9 +380,15 @@ describe("limits", () => {
       await turn();
     }
     expect(most).toBeGreaterThan(4 * MIB);
-    expect(most).toBeLessThan(4 * MIB + 4 * MIB + 2 * MIB); // with those who may finish a message
+    const limit = 4 * MIB + 4 * MIB + 2 * MIB; // with those who may finish a message
+    expect(most).toBeLessThan(limit);
+    // Nor from those who come now.
+    const late = await Promise.all(Array.from({ length: 20 }, () => service.connect()));
+    for (const conn of late) conn.trySend(frame);
+    for (let i = 0; i < 50; i++) await turn();
+    expect(waiting.bytes).toBeLessThan(limit);
     service.stop();
-    for (const conn of clients) conn.reset();
+    for (const conn of [...clients, ...late]) conn.reset();
     await service.over;
     expect(waiting.bytes).toBe(0);
   });

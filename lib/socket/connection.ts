@@ -412,9 +412,9 @@ export class Socket extends Receiving implements Disposable {
    */
   setIdleTimeout(ms: number | null): void {
     this._needHandle("recv");
-    if (ms === null) return Socket.#crowd.remove(this);
-    Socket.#crowd.add(this, checkTimeout(ms));
+    Socket.#crowd.add(this, ms === null ? Infinity : checkTimeout(ms));
     this._bits |= WATCHED;
+    this._flow(); // there may be too much in all
   }
 
   protected get _idleTimeout(): number {
