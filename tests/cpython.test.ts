@@ -116,9 +116,9 @@ async function run(end: End, peer: End, port: number, steps: Step[]): Promise<st
     if (over.has(who)) continue;
     const one = who === "ours" ? end : peer;
     if (command === "close") while (/^[\da-f]+$/.test(await one("tryRecv", 65_536)));
-    const answer = await one(command, n);
-    told.push(`${who} ${command}(${n}): ${inContract(command, answer)}`);
-    if (/close|reset/.test(command) || /^E(?!OF|TIMEDOUT)/.test(answer)) over.add(who);
+    const answer = inContract(command, await one(command, n));
+    told.push(`${who} ${command}(${n}): ${answer}`);
+    if (/close|reset/.test(command) || /gone|^E(?!OF|TIMEDOUT)/.test(answer)) over.add(who);
     await settled();
   }
   for (const [who, one] of [

@@ -20,7 +20,6 @@ import {
   GONE,
   type Handle,
   type HandleData,
-  PAUSED,
   Receiving,
   RECV_ENDED,
   RECV_SHUT,
@@ -61,13 +60,9 @@ export class Socket extends Receiving implements Disposable {
     const host = asWritten(handle.remoteAddress ?? remote.host, scoped, handle.localAddress);
     this.#remoteHost = host === lastHost ? lastHost : (lastHost = host);
     this.#remotePort = handle.remotePort ?? remote.port;
-    const any = local.host === "0.0.0.0" || local.host === "::";
-    this.#local = any
-      ? {
-          host: asWritten(handle.localAddress ?? local.host, host),
-          port: handle.localPort ?? local.port,
-        }
-      : local;
+    const isAny = local.host === "0.0.0.0" || local.host === "::";
+    const { localAddress = local.host, localPort = local.port } = handle;
+    this.#local = isAny ? { host: asWritten(localAddress, host), port: localPort } : local;
   }
 
   /** Our end: Python's `getsockname()`. */
@@ -94,15 +89,7 @@ export class Socket extends Receiving implements Disposable {
    * Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, and with `ETIMEDOUT`.
    */
   send(data: string | Uint8Array, options?: WaitOptions): Promise<number> {
-    try {
-      const bytes = toBytes(data);
-      options?.signal?.throwIfAborted();
-      const sent = this.#give(bytes);
-      if (sent === 0 && bytes.length > 0) return this.#queue(bytes, 0, false, options);
-      return isTooMany(sent) ? nextTurn().then(() => sent) : Promise.resolve(sent);
-    } catch (error) {
-      return Promise.reject(error);
-    }
+    return this.#send(data, false, options?.signal);
   }
 
   /**
@@ -118,15 +105,7 @@ export class Socket extends Receiving implements Disposable {
    * connection on which a send was given up, by a timeout or a signal, never sees a clean end.
    */
   sendAll(data: string | Uint8Array, options?: WaitOptions): Promise<void> {
-    try {
-      const bytes = toBytes(data);
-      options?.signal?.throwIfAborted();
-      const sent = this.#give(bytes);
-      if (sent < bytes.length) return this.#queue(bytes, sent, true, options);
-      return isTooMany(sent) ? nextTurn() : SENT;
-    } catch (error) {
-      return Promise.reject(error);
-    }
+    return this.#send(data, true, options?.signal);
   }
 
   /** Hands over what fits right now, as `send` does: how many bytes that was, 0 when there is no room. */
@@ -144,6 +123,20 @@ export class Socket extends Receiving implements Disposable {
   /** The sending side as a Web Stream. Closing it sends FIN, aborting it resets the connection. */
   get writable(): WritableStream<Uint8Array> {
     return (this._needRare().writable ??= writableSide(this));
+  }
+
+  #send(data: string | Uint8Array, all: boolean, signal?: AbortSignal): Promise<any> {
+    try {
+      const bytes = toBytes(data);
+      signal?.throwIfAborted();
+      const sent = this.#give(bytes);
+      const isDone = sent === bytes.length || (!all && sent > 0);
+      if (!isDone) return this.#queue(bytes, sent, all, signal);
+      if (all) return isTooMany(sent) ? nextTurn() : SENT;
+      return isTooMany(sent) ? nextTurn().then(() => sent) : Promise.resolve(sent);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   // How many bytes the kernel took, or were gathered.
@@ -180,10 +173,7 @@ export class Socket extends Receiving implements Disposable {
   // Bun tells of this reset once more, as an end; and not at all while it is paused.
   #meetReset(): never {
     this._bits |= SEND_SHUT | BROKEN;
-    if (this._bits & PAUSED) {
-      this._bits ^= PAUSED;
-      this._handle?.resume();
-    }
+    this._flow();
     this._changed();
     throw this.#sendError(0);
   }
@@ -192,22 +182,14 @@ export class Socket extends Receiving implements Disposable {
     return this._rare !== null && !this._rare.outbox.isEmpty;
   }
 
-  #queue(bytes: Uint8Array, sent: number, all: boolean, options?: WaitOptions): Promise<any> {
+  #queue(bytes: Uint8Array, sent: number, all: boolean, signal?: AbortSignal): Promise<any> {
     const { outbox, timeout, alarm } = this._needRare();
     const deadline = performance.now() + timeout;
-    const signal = options?.signal;
     const promise = outbox.push(bytes, sent, all, deadline, signal);
     alarm.set(deadline);
     if (signal === undefined) return promise;
-    const abort = () => {
-      if (
-        outbox.failFrom(
-          (sending) => sending.signal === signal,
-          () => signal.reason,
-        )
-      )
-        this.#giveUp();
-    };
+    const isOurs = (sending: { signal?: AbortSignal }) => sending.signal === signal;
+    const abort = () => outbox.failFrom(isOurs, () => signal.reason) && this.#giveUp();
     signal.addEventListener("abort", abort);
     return promise.finally(() => signal.removeEventListener("abort", abort));
   }
@@ -230,30 +212,28 @@ export class Socket extends Receiving implements Disposable {
 
   protected _turnEnds(): void {
     this._bits &= ~SENT_LATELY;
-    if (this._bits & FULL || !this.#queued()) return;
-    this.#flush();
-    this.#finish();
+    this.#advance();
   }
 
   // Bun says that there may be room.
   #drained(): void {
     this._bits &= ~FULL;
-    if (this.#queued()) this.#flush();
-    this.#finish();
+    this.#advance();
     this._changed();
   }
 
-  #failSends(code: string): void {
-    this._rare?.outbox.fail((sent) => this.#sendError(sent, code));
-  }
-
-  // The FIN, or the end after a close, once nothing is before it.
-  #finish(): void {
+  // Hands over what waits, and when nothing does, the FIN, or the end after a close.
+  #advance(): void {
+    if (this.#queued() && !(this._bits & FULL)) this.#flush();
     if (this.#queued()) return;
     this._rare?.lingering?.end();
     if (!(this._bits & FIN_DUE)) return;
     this._bits ^= FIN_DUE;
     this._handle?.shutdown();
+  }
+
+  #failSends(code: string): void {
+    this._rare?.outbox.fail((sent) => this.#sendError(sent, code));
   }
 
   // ---- ending
@@ -279,7 +259,6 @@ export class Socket extends Receiving implements Disposable {
     if (this._bits & TORN) return this.reset();
     this._bits |= SEND_SHUT | FIN_DUE;
     this._turnEnds();
-    this.#finish();
     this._changed();
   }
 
@@ -346,8 +325,7 @@ export class Socket extends Receiving implements Disposable {
     rare.lingering = handle;
     rare.lingerDeadline = performance.now() + LINGER_MS;
     rare.alarm.set(rare.lingerDeadline);
-    this._bits |= RECV_ENDED;
-    this._flow();
+    this.endReceiving();
   }
 
   // The peer's FIN.
@@ -477,10 +455,9 @@ export class Socket extends Receiving implements Disposable {
   poll(): number {
     if (this._handle === null) return POLLNVAL;
     const bits = this._bits;
-    const writable = bits & (SEND_SHUT | GONE) || !(bits & FULL || this._rare?.outbox.isAwaited);
-    return (
-      (this._hasInput() ? POLLIN : 0) | (writable ? POLLOUT : 0) | (bits & BROKEN ? POLLERR : 0)
-    );
+    const mayWrite = bits & (SEND_SHUT | GONE) || !(bits & FULL || this._rare?.outbox.isAwaited);
+    const [input, output] = [this._hasInput() ? POLLIN : 0, mayWrite ? POLLOUT : 0];
+    return input | output | (bits & BROKEN ? POLLERR : 0);
   }
 
   #sendError(

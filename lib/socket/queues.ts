@@ -126,18 +126,17 @@ const FEW = 1024;
 const spares: Buffer[] = [];
 const MAX_SPARES = 32;
 
-/** A send that waits: `all` of it, or whatever goes first. */
-class Sending {
-  next: Sending | null = null;
+/** So many sends that have gone may stand before those that wait. */
+const MANY = 1024;
 
-  constructor(
-    readonly bytes: Uint8Array,
-    public sent: number,
-    readonly all: boolean,
-    readonly deadline: number,
-    readonly signal: AbortSignal | undefined,
-    readonly settle: (outcome: number | Promise<never> | undefined) => void,
-  ) {}
+/** A send that waits: `all` of it, or whatever goes first. */
+interface Sending {
+  bytes: Uint8Array;
+  sent: number;
+  readonly all: boolean;
+  readonly deadline: number;
+  readonly signal?: AbortSignal;
+  settle(outcome: number | Promise<never> | undefined): void;
 }
 
 /**
@@ -149,8 +148,8 @@ export class Outbox {
   #from = 0;
   #to = 0;
   #counted = 0;
-  #first: Sending | null = null;
-  #last: Sending | null = null;
+  #sends: Sending[] = [];
+  #done = 0; // how many of these have gone: to take each out would move all that follow
   #waiting = 0; // bytes of the sends that wait
 
   /** How many bytes it holds. */
@@ -159,27 +158,25 @@ export class Outbox {
   }
 
   get isEmpty(): boolean {
-    return this.#to === 0 && this.#first === null;
+    return this.#to === 0 && !this.isAwaited;
   }
 
   /** Whether somebody waits for a send of his to be taken. */
   get isAwaited(): boolean {
-    return this.#first !== null;
+    return this.#done < this.#sends.length;
   }
 
   /** The earliest of the deadlines, on the clock of `performance.now()`. */
   get deadline(): number {
-    let first = Infinity;
-    for (let sending = this.#first; sending !== null; sending = sending.next) {
-      first = Math.min(first, sending.deadline);
-    }
-    return first;
+    return this.#sends
+      .slice(this.#done)
+      .reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
   }
 
   /** Copies `bytes` behind those that are gathered already; false where they are too many, or others wait. */
   gather(bytes: Uint8Array): boolean {
     const needed = this.#to + bytes.length;
-    if (needed > GATHERED || this.#first !== null) return false;
+    if (needed > GATHERED || this.isAwaited) return false;
     if (this.#gathered === null || needed > this.#gathered.length) {
       const isFew = needed <= FEW;
       const roomy = isFew
@@ -204,10 +201,7 @@ export class Outbox {
     this.#waiting += bytes.length - sent;
     more(bytes.length - sent);
     return new Promise((settle) => {
-      const sending = new Sending(bytes, sent, all, deadline, signal, settle);
-      if (this.#last === null) this.#first = sending;
-      else this.#last.next = sending;
-      this.#last = sending;
+      this.#sends.push({ bytes, sent, all, deadline, signal, settle });
     });
   }
 
@@ -219,29 +213,30 @@ export class Outbox {
       if (this.#from < this.#to) return;
       this.#forgetGathered();
     }
-    for (let head = this.#first; head !== null; head = this.#first) {
+    while (this.isAwaited) {
+      const head = this.#sends[this.#done]!;
       const sent = write(head.bytes, head.sent, head.bytes.length - head.sent);
       head.sent += sent;
       this.#waiting -= sent;
       less(sent);
       if (head.sent < (head.all ? head.bytes.length : 1)) return;
-      this.#shift(head);
+      this.#drop(head);
+      head.bytes = NOTHING;
       head.settle(head.all ? undefined : head.sent);
+      if (++this.#done < MANY) continue;
+      this.#sends.splice(0, this.#done);
+      this.#done = 0;
     }
+    if (this.#done > 0) [this.#sends, this.#done] = [[], 0];
   }
 
   /** Rejects the first send that `isOver` finds, if any, and all behind it: the stream has a hole now. */
   failFrom(isOver: (sending: Sending) => boolean, error: (sent: number) => unknown): boolean {
-    let before: Sending | null = null;
-    let head = this.#first;
-    while (head !== null && !isOver(head)) [before, head] = [head, head.next];
-    if (head === null) return false;
-    if (before === null) this.#first = null;
-    else before.next = null;
-    this.#last = before;
-    for (; head !== null; head = head.next) {
-      this.#drop(head);
-      head.settle(Promise.reject(error(head.sent)));
+    const at = this.#sends.findIndex((sending, i) => i >= this.#done && isOver(sending));
+    if (at < 0) return false;
+    for (const sending of this.#sends.splice(at)) {
+      this.#drop(sending);
+      sending.settle(Promise.reject(error(sending.sent)));
     }
     return true;
   }
@@ -268,12 +263,6 @@ export class Outbox {
     }
     this.#gathered = null;
     this.#from = this.#to = 0;
-  }
-
-  #shift(head: Sending): void {
-    this.#first = head.next;
-    if (head.next === null) this.#last = null;
-    this.#drop(head);
   }
 
   // Of a send that takes what goes first, the rest is not ours any more.

@@ -297,11 +297,11 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   /** Flow control: Bun reads while the inbox is below the limit, or somebody waits for more. */
   protected _flow(): void {
     const bits = this._bits;
-    if (bits & (GONE | BROKEN)) return;
+    if (bits & GONE) return;
     const isOver = this.#inbox !== null && this.#inbox.length > this.#limit();
     const isMiddle = this.#whole !== null && this.#inbox !== null;
     const isHeld = waiting.isFull && (bits & WATCHED) !== 0 && !(isMiddle && mayFinish(this));
-    const isFull = !(bits & RECV_ENDED) && (isOver || isHeld);
+    const isFull = !(bits & (RECV_ENDED | BROKEN)) && (isOver || isHeld);
     if (isFull === ((bits & PAUSED) !== 0)) return;
     this._bits ^= PAUSED;
     if (isFull) this._handle?.pause();
