@@ -49,7 +49,10 @@ function less(bytes: number): void {
   waiting.bytes -= bytes;
   if (!waiting.isFull) return;
   // Not at once below the limit: every change of this pauses or resumes all connections.
-  if (waiting.bytes <= waiting.limit * 0.75) waiting.isFull = false;
+  if (waiting.bytes <= waiting.limit * 0.75) {
+    waiting.isFull = false;
+    finishing.clear(); // all may receive
+  }
   const most = mostWith(waiting.limit);
   if (!waiting.isFull || (before > most && waiting.bytes <= most)) waiting.changed();
 }
