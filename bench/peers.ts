@@ -105,6 +105,31 @@ export const tlsPeers = (built: string, cert: string, key: string): Peer[] =>
     go(built, "echo"),
   ].map((peer) => ({ ...peer, run: ["env", `TLS_CERT=${cert}`, `TLS_KEY=${key}`, ...peer.run] }));
 
+const bun100 = (name: string, way: string): Peer => ({
+  name,
+  needs: bun,
+  run: [bun, source("messages.ts"), way],
+});
+
+const node100 = (name: string, ...way: string[]): Peer => ({
+  name,
+  needs: "node",
+  run: ["node", source("messages.mjs"), ...way],
+});
+
+/** Servers that send back messages of 100 bytes; the first writes each by itself. */
+export const messagePeers = (built: string): Peer[] => [
+  bun100("bare, each by itself", "each"),
+  bun100("bare, all of a turn together", "turn"),
+  script("lib, message-server", "message-server.ts", "--framing=fixed", "--bytes=100"),
+  { ...go(built, "messages"), name: "Go" },
+  { ...go(built, "messages", "bufio"), name: "Go, bufio" },
+  node100("Node"),
+  node100("Node, cork", "cork"),
+  { ...c(built), run: [join(built, "c"), "100"] },
+  { name: "Python, asyncio", needs: "python3", run: ["python3", source("messages.py")] },
+];
+
 /** WebSocket echo servers. */
 export const websocketPeers = (built: string): Peer[] => [
   { name: "Bun.serve", needs: bun, run: [bun, source("websocket-bun.ts")] },

@@ -17,6 +17,7 @@ import { makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   bare,
   echoPeers,
+  messagePeers,
   type Peer,
   proxyPeers,
   selectServer,
@@ -52,7 +53,8 @@ const {
   },
   parts: {
     type: "string",
-    about: "some of echo,rate,proxy,websocket,select,start,idle,udp,station,tls; all unless told",
+    about:
+      "some of echo,pipelined,rate,proxy,websocket,select,start,idle,udp,station,tls; all unless told",
   },
   rounds: { type: "count", default: 5, min: 1, about: "how often each is measured" },
   seconds: { type: "seconds", default: 1, min: 0.2, about: "how long each time" },
@@ -97,6 +99,7 @@ interface Load {
   size: number;
   rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
   idle?: number; // idle connections beside these
+  pipeline?: number; // messages under way on a connection; 1 unless told
   program?: string; // which sends it; echo-bench unless told
   warmUp?: number; // seconds
   tls?: boolean;
@@ -180,10 +183,9 @@ async function openIdle(
 const WARM_UP_SECONDS = 0.5;
 
 async function echoBench(port: number, load: Load, seconds: number) {
-  const { connections, size, rate = 0, program = "../scripts/echo-bench.ts" } = load;
-  const flags = Object.entries({ port, connections, size, rate, seconds }).map(
-    ([name, value]) => `--${name}=${value}`,
-  );
+  const { connections, size, rate = 0, pipeline, program = "../scripts/echo-bench.ts" } = load;
+  const given = { port, connections, size, rate, seconds, ...(pipeline && { pipeline }) };
+  const flags = Object.entries(given).map(([name, value]) => `--${name}=${value}`);
   const command = [process.execPath, join(import.meta.dir, program), "--json"];
   if (load.tls) flags.push(`--tls-ca=${files.cert}`);
   const bench = start(1, [...command, ...flags]);
@@ -318,6 +320,16 @@ const measurements: Record<string, () => Promise<void>> = {
     }
   },
 
+  // Many small messages under way on each connection.
+  async pipelined() {
+    const servers = usable(messagePeers(built));
+    for (const pipeline of [16, 100]) {
+      const load = { connections: 20, size: 100, pipeline };
+      const title = `messages of 100 bytes, ${pipeline} under way on each of 20 connections`;
+      await compare(title, servers.map(under(load)));
+    }
+  },
+
   // Latency at a fixed rate, and the cost of waiting: most of these messages arrive alone.
   async rate() {
     const load = { connections: 50, size: 1_000, rate };
@@ -428,6 +440,7 @@ const named = [
   ...echoPeers(built),
   ...tlsPeers(built, "", ""),
   ...websocketPeers(built),
+  ...messagePeers(built),
   ...udpPeers(built),
 ];
 if (only !== undefined && !named.some(({ name }) => name.includes(only))) {

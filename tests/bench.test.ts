@@ -173,6 +173,9 @@ describe("the benchmark", () => {
       // (Where the machine stalls, no reply may come in time: 0 messages/s. But without any, the CPU time for
       // a message would be no number.)
       const measured = /^\|[^|]+\| \d+\.\d\d µs \| \S+ \| .* \| \d+ \| .* ms \| .* MiB \|$/;
+      const pipelined = rows("bare, each by itself");
+      expect(pipelined).toHaveLength(2);
+      for (const row of pipelined) expect(row).toMatch(measured);
       for (const name of ["bare Bun.listen", "lib, for await"]) {
         const [echo, rate, proxy, start, idle] = rows(name);
         for (const row of [echo, rate, proxy]) expect(row).toMatch(measured);

@@ -1,4 +1,5 @@
-// C with epoll, level-triggered. While a reply does not fit into the kernel's buffer, nothing is read.
+// C with epoll, level-triggered. While a reply does not fit into the kernel's buffer, nothing is read. With a
+// number as argument, at most so many bytes go out with one write.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,6 +22,7 @@ struct conn {
 };
 
 static char shared[SIZE];
+static ssize_t most = SIZE;
 
 static void watch(int poll, int how, struct conn *c, unsigned events) {
   struct epoll_event event = {.events = events, .data.ptr = c};
@@ -36,7 +38,8 @@ static void finish(struct conn *c) {
 // 1: everything is sent, 0: the kernel's buffer is full, -1: the peer has gone.
 static int send_rest(struct conn *c, const char *bytes) {
   while (c->from < c->to) {
-    ssize_t n = send(c->fd, bytes + c->from, c->to - c->from, MSG_NOSIGNAL);
+    ssize_t left = c->to - c->from;
+    ssize_t n = send(c->fd, bytes + c->from, left < most ? left : most, MSG_NOSIGNAL);
     if (n < 0) return errno == EAGAIN ? 0 : -1;
     c->from += n;
   }
@@ -63,7 +66,8 @@ static void serve(int poll, struct conn *c) {
   watch(poll, EPOLL_CTL_MOD, c, EPOLLOUT);
 }
 
-int main(void) {
+int main(int count_of_arguments, char **arguments) {
+  if (count_of_arguments > 1) most = atoi(arguments[1]);
   int server = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), poll = epoll_create1(0), on = 1;
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t length = sizeof address;
