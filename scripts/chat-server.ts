@@ -16,10 +16,9 @@ import { lines } from "../lib/framing.ts";
 import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { Others } from "./chat-server/others.ts";
+import { Person } from "./chat-server/person.ts";
 
 const MAX_LINE = 1024; // bytes
-const MAX_BEHIND = 1 << 20; // bytes that one client has not taken yet
-const CATCH_UP_MS = 1_000; // how long the room waits for a client that is further behind
 
 const { host, port, redis, signal, ...flags } = cli(help, {
   ...serverFlags(5002),
@@ -31,18 +30,7 @@ const { host, port, redis, signal, ...flags } = cli(help, {
   redis: { type: "string", about: "the URL of a Redis: many servers, one room" },
 });
 
-interface Person {
-  name: string;
-  conn: Socket;
-  /** The lines to send when the send under way has ended, and the number of their bytes. */
-  owed: Buffer[];
-  owedBytes: number;
-  isSending: boolean;
-  /** More than `MAX_BEHIND` behind: the room is waiting for this client. */
-  isLate: boolean;
-}
 const room = new Map<string, Person>();
-let waiting: Promise<unknown> = Promise.resolve(); // until no client is late
 
 using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
@@ -54,7 +42,10 @@ async function chat(conn: Socket): Promise<void> {
   conn.setKeepAlive(true, 60_000); // finds clients that have lost their network
   const input = lines(conn, { maxBytes: MAX_LINE });
   const person = await welcome(conn, input);
-  if (person !== null) await talk(person, input);
+  if (person !== null) {
+    await talk(person, input);
+    await person.flush(); // what was said before they left
+  }
   if (signal.aborted) await conn.sendAll("* goodbye: this server stops\n").catch(() => {});
 }
 
@@ -67,9 +58,9 @@ async function welcome(conn: Socket, input: AsyncIterator<string>): Promise<Pers
     const isName = /^[^\s\p{C}]{1,32}$/u.test(name);
     if (!isName || room.has(name) || (await others?.claim(name)) === false) continue;
     if (room.has(name)) continue; // taken while we asked
-    const person = { name, conn, owed: [], owedBytes: 0, isSending: false, isLate: false };
+    const person = new Person(name, conn);
     room.set(name, person);
-    send(person, bytesOf(`Welcome, ${name}`));
+    person.send(bytesOf(`Welcome, ${name}`));
     await say(`* ${name} joined`, person);
     return person;
   }
@@ -82,15 +73,16 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     for await (const line of input) {
       const text = harmless(line);
       if (text === "/quit") break;
-      if (text === "/who") send(person, bytesOf(`* here: ${await everybody()}`));
+      await untilNobodyIsLate();
+      if (text === "/who") person.send(bytesOf(`* here: ${await everybody()}`));
       else await say(`${name}: ${text}`, person);
-      await waiting; // no further line is read from this client while the room waits
     }
   } catch (error) {
-    if (person.isLate) why = " (too slow)";
-    else if ((error as SocketError).code === "EMSGSIZE") why = " (line too long)";
+    const { code } = error as SocketError;
+    if (person.isTooSlow) why = " (too slow)";
+    else if (code === "EMSGSIZE") why = " (line too long)";
     else throw error;
-    send(person, bytesOf(`* you have to go${why}`));
+    person.send(bytesOf(`* you have to go${why}`));
   } finally {
     room.delete(name);
     const released = others?.release(name); // before the others read that the name is free
@@ -108,40 +100,12 @@ async function say(line: string, but?: Person): Promise<void> {
 
 function hear(line: string, but?: Person): void {
   const bytes = bytesOf(line); // one copy for all
-  for (const person of room.values()) if (person !== but) send(person, bytes);
+  for (const person of room.values()) if (person !== but) person.send(bytes);
 }
 
-// Does not wait for a slow client: its lines are kept, up to `MAX_BEHIND` bytes.
-function send(person: Person, bytes: Buffer): void {
-  person.owed.push(bytes);
-  person.owedBytes += bytes.length;
-  if (!person.isSending) sendOwed(person).catch(() => {}); // when the client has gone, receiving fails too
-  if (person.isLate || behind(person) <= MAX_BEHIND) return;
-  person.isLate = true;
-  waiting = Promise.all([waiting, catchUp(person)]);
-}
-
-async function sendOwed(person: Person): Promise<void> {
-  person.isSending = true;
-  while (person.owedBytes > 0) {
-    person.owedBytes = 0;
-    await person.conn.sendAll(Buffer.concat(person.owed.splice(0)));
-  }
-  person.isSending = false;
-}
-
-async function catchUp(person: Person): Promise<void> {
-  const until = performance.now() + CATCH_UP_MS;
-  while (behind(person) > MAX_BEHIND) {
-    if (performance.now() > until) return person.conn.reset(); // still late: `talk` says why
-    await Bun.sleep(20);
-    person.conn.trySend(""); // the kernel reports room late, so we ask
-  }
-  person.isLate = false;
-}
-
-function behind({ owedBytes, conn }: Person): number {
-  return owedBytes + conn.bufferedAmount;
+// While a client catches up, no new lines are taken from anybody.
+async function untilNobodyIsLate(): Promise<void> {
+  for (const { catchingUp } of room.values()) if (catchingUp !== null) await catchingUp;
 }
 
 async function everybody(): Promise<string> {

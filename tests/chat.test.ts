@@ -218,9 +218,10 @@ describe("chat-server", () => {
 const LINES = 200_000;
 const line = (i: number) => `${i} ${"x".repeat(30)}`; // all of them are more than the kernel takes
 
-/** Says so many numbered lines as fast as they are taken. */
-async function flood(person: Person): Promise<void> {
+/** Says so many numbered lines as fast as they are taken; `said` is told how many that are so far. */
+async function flood(person: Person, said = (_: number) => {}): Promise<void> {
   for (let i = 0; i < LINES; i += 1000) {
+    said(i);
     await person.conn.sendAll(Array.from({ length: 1000 }, (_, n) => `${line(i + n)}\n`).join(""));
   }
 }
@@ -285,6 +286,47 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     expect((await failure(recvAll(deaf.conn))).code).toBe("ECONNRESET");
     expect(peakMemory(server.pid) - before).toBeLessThan(64 << 20);
     expect(server.stderr).toBe("");
+  });
+
+  test("who is late and breaks off does so alone; who is late and says /quit gets what was said before", async () => {
+    for (const how of ["reset", "/quit"] as const) {
+      await using server = chat();
+      const port = await server.port();
+      using ann = await Person.at(port, "ann");
+      using late = await Person.at(port, "late");
+      await ann.sees("* late joined");
+      using bob = await Person.at(port, "bob");
+      await Promise.all([ann.sees("* bob joined"), late.sees("* bob joined")]);
+      let [said, heard, hasLeft] = [0, 0, false];
+      const flooding = flood(ann, (count) => void (said = count));
+      const hearing = (async () => {
+        while (heard < LINES) {
+          const next = await bob.next();
+          if (next === "* late left") hasLeft = true;
+          else if (next !== `ann: ${line(heard++)}`) throw new Error(`${next} at ${heard - 1}`);
+        }
+      })();
+      // Until the room waits: nothing is taken from ann, and bob hears nothing.
+      for (let [before, same] = [-1, 0]; heard === 0 || same < 15; before = said + heard) {
+        same = said + heard === before ? same + 1 : 0;
+        await Bun.sleep(20);
+      }
+      expect(heard).toBeLessThan(LINES);
+      if (how === "reset") late.conn.reset();
+      else {
+        const before = heard;
+        await late.says("/quit");
+        while (!hasLeft) await Bun.sleep(1); // before he has read anything
+        let count = 0;
+        for (let next: string | null; (next = await late.next()) !== null; count++) {
+          if (next !== `ann: ${line(count)}`) throw new Error(`${next} at ${count}`);
+        }
+        expect(count).toBeGreaterThanOrEqual(before); // all that was said until then
+      }
+      await Promise.all([hearing, flooding]);
+      using carol = await Person.at(port, "carol"); // and the room goes on
+      await carol.says("hello");
+    }
   });
 
   test("SIGTERM: everybody reads a farewell, then an end; exit 0", async () => {
