@@ -208,12 +208,8 @@ test.each(examples)("$title", async ({ title, code, file }) => {
 
   await using program = new Process([process.execPath, "run", file]);
   if (listens) {
-    using conn = await reach(listens, program);
-    await conn.sendAll("hello");
-    conn.shutdown("write");
-    const closesAtOnce = title === "lib/socket.ts listen";
-    if (closesAtOnce) await recvAll(conn).catch(() => {});
-    else expect(String(await recvAll(conn))).toBe("hello");
+    const text = title === "lib/socket.ts listen" ? "" : "hello"; // that one closes at once
+    expect(await exchange(listens, program, text)).toBe(text);
     program.kill("SIGTERM"); // most would serve for ever
     await program.exit();
     expect(program.stderr).toBe("");
@@ -230,16 +226,24 @@ async function echo(conn: Socket): Promise<void> {
   for await (const chunk of conn) await conn.sendAll(chunk);
 }
 
-/** Connects as soon as a program listens. */
-async function reach(port: number, program: Process) {
+/**
+ * Sends a text as soon as a program listens, and gives what comes back. The program may try first whether its
+ * port is free: who connects then is refused or reset, and tries again.
+ */
+async function exchange(port: number, program: Process, text: string): Promise<string> {
   let ended = false;
   program.exit().then(() => (ended = true));
   for (;;) {
-    const conn = await connect({ port }).catch((error: SocketError) => {
+    try {
+      using conn = await connect({ port });
+      await conn.sendAll(text);
+      conn.shutdown("write");
+      return String(await recvAll(conn));
+    } catch (error) {
       if (ended) throw new Error(`the program has ended: ${program.stderr}`);
-      if (error.code !== "ECONNREFUSED") throw error;
-    });
-    if (conn) return conn;
+      if (!["ECONNREFUSED", "ECONNRESET", "EPIPE"].includes((error as SocketError).code))
+        throw error;
+    }
     await turn();
   }
 }
