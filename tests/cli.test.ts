@@ -251,11 +251,12 @@ describe("an error after the signal", () => {
 });
 
 test("--grace: how long the last connections have, and not much longer", async () => {
-  for (const [args, least, most] of [
-    [[], 1, 2.5],
-    [["--grace", "0.2"], 0.2, 1.2],
+  for (const [flags, args, least, most] of [
+    ["serverFlags(1)", [], 1, 2.5],
+    ["serverFlags(1)", ["--grace", "0.2"], 0.2, 1.2],
+    ["{}", [], 1, 2.5], // a script without the flag
   ] as const) {
-    await using stays = program("setInterval(() => {}, 1_000)", "serverFlags(1)", [...args]);
+    await using stays = program("setInterval(() => {}, 1_000)", flags, [...args]);
     await stays.until(/ready/);
     const killed = performance.now();
     stays.kill("SIGTERM");

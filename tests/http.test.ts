@@ -110,6 +110,13 @@ describe("http-server and http-client", () => {
     expect(await reply).toStartWith("HTTP/1.1 408 Request Timeout\r\n");
   });
 
+  test("half a head, and then nothing: 408 after 10 s, without any flag", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    using conn = await connect({ port: await server.port() });
+    await conn.sendAll("GET / HTTP/1.1\r\nX: ");
+    expect(String(await recvAll(conn))).toStartWith("HTTP/1.1 408 Request Timeout\r\n");
+  });
+
   testPython("CPython's http.client gets the page, one byte at a time too", async () => {
     await using server = script("http-server", ["--port", "0"]);
     await using client = python(

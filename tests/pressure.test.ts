@@ -138,6 +138,29 @@ describe("a message that has begun is whole within the idle timeout", () => {
   });
 });
 
+test("a connection that is over is let go of, also by the watch over all of them", async () => {
+  const { signal } = new AbortController(); // one for all, as a server has it
+  const live = async () => {
+    const { near, far } = await socketpair();
+    near.setIdleTimeout(60_000);
+    const receiving = near.recv(1, { signal });
+    await far.sendAll("x");
+    await receiving;
+    near.setTimeout(60_000);
+    near.close();
+    far.close();
+    return new WeakRef(near);
+  };
+  const refs = await Promise.all(Array.from({ length: 50 }, live));
+  const held = () => refs.filter((ref) => ref.deref() !== undefined).length;
+  // A few may still lie on the stack, which the garbage collector takes for references.
+  for (let i = 0; i < 20 && held() > 5; i++) {
+    await Bun.sleep(10);
+    Bun.gc(true);
+  }
+  expect(held()).toBeLessThanOrEqual(5);
+});
+
 describe("what waits at all connections together", () => {
   afterEach(() => {
     waiting.limit = Infinity;

@@ -1,5 +1,6 @@
 // The promises of lib/socket.ts, with real sockets.
 
+import { getEventListeners } from "node:events";
 import { existsSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,6 +16,7 @@ import {
   python,
   recvAll,
   testPython,
+  testWith,
   turn,
   PATIENCE_MS,
 } from "./helpers.ts";
@@ -427,6 +429,24 @@ describe("recv", () => {
     expect(await waiting).toBe("first");
   });
 
+  test("a signal of an earlier call ends no later one; after a close none is listened to", async () => {
+    using both = await pair();
+    const [first, second] = [new AbortController(), new AbortController()];
+    for (const { signal } of [first, second]) {
+      const waiting = both.far.recv(1, { signal });
+      await both.near.sendAll("x");
+      await waiting;
+    }
+    const waiting = both.far.recv(1, { signal: second.signal });
+    first.abort("too late");
+    await both.near.sendAll("y");
+    expect(String(await waiting)).toBe("y");
+    both.far.close();
+    for (const { signal } of [first, second]) {
+      expect(getEventListeners(signal, "abort")).toEqual([]);
+    }
+  });
+
   test("a for-await gives all that is there at once", async () => {
     using both = await pair();
     both.far.unrecv(Buffer.alloc(300_000));
@@ -592,6 +612,13 @@ describe("shutdown", () => {
     expect((await both.far.recv(10)).length).toBe(0);
     await both.far.sendAll("still talking");
     expect(String(await both.near.recv(100))).toBe("still talking");
+  });
+
+  test("read: what is given back afterwards is dropped, too", async () => {
+    using both = await pair();
+    both.far.shutdown("read");
+    both.far.unrecv(Buffer.from("too late"));
+    expect((await both.far.recv(10)).length).toBe(0);
   });
 
   test("read lets go of what was there, also when the socket was paused", async () => {
@@ -847,6 +874,28 @@ describe("setTimeout", () => {
     expect(await failure(() => both.near.setTimeout("1" as any))).toBeInstanceOf(TypeError);
     both.near.setTimeout(Infinity);
   });
+});
+
+testWith("ss", "setKeepAlive: probes begin after whole seconds, rounded up", async () => {
+  using both = await pair();
+  const { near, far } = both;
+  /** The timer of our socket that runs, as ss(8) tells it. */
+  const timer = () => {
+    const [sport, dport] = [near, far].map((conn) => `:${conn.localAddress.port}`);
+    const { stdout } = Bun.spawnSync(["ss", "-tnoH", "sport", sport!, "and", "dport", dport!]);
+    return String(stdout).match(/timer:\((.*),\d+\)/)?.[1];
+  };
+  expect(timer()).toBeUndefined();
+  for (const [ms, told] of [
+    [0, /^keepalive,(120|119)min$/], // the system's two hours
+    [500, /^keepalive,(1sec|\d+ms)$/],
+    [1_001, /^keepalive,(2sec|1\.\d+ms)$/], // 1.9 s is "1.900ms" to it
+  ] as const) {
+    near.setKeepAlive(true, ms);
+    expect(timer()).toMatch(told);
+    near.setKeepAlive(false);
+    expect(timer()).toBeUndefined();
+  }
 });
 
 describe("Web Streams", () => {

@@ -60,8 +60,6 @@ export class Rare {
   timeout = Infinity;
   recvDeadline = Infinity;
   readonly alarm: Alarm;
-  /** Whether a part has come of the whole that is waited for. */
-  hasBegun = false;
   /** The signal that we listen to, and whether the waiting receiver was given it. */
   signal: AbortSignal | undefined;
   abortable = false;
@@ -328,7 +326,6 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const rare = this._needRare();
     rare.recvDeadline = performance.now() + rare.timeout;
     rare.alarm.set(rare.recvDeadline);
-    rare.hasBegun = false;
     rare.abortable = signal !== undefined;
     if (signal === undefined || signal === rare.signal) return;
     rare.signal?.removeEventListener("abort", rare.onAbort);
@@ -342,8 +339,6 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   // What has begun to come has to be whole within the idle timeout, however many bytes move.
   #limitWhole(): void {
     const rare = this._needRare();
-    if (rare.hasBegun) return;
-    rare.hasBegun = true;
     rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + this._idleTimeout);
     rare.alarm.set(rare.recvDeadline);
   }
