@@ -7,8 +7,6 @@
 //
 // One script file holds both sides: see `startThreads`.
 
-import { randomUUID } from "node:crypto";
-import { lookup } from "node:dns/promises";
 import { availableParallelism } from "node:os";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
@@ -67,8 +65,8 @@ const RESTART_MS = 1_000;
 
 /**
  * Starts the Workers, each running `script` (an `import.meta.url`), and resolves with the address
- * when all of them accept. When a Worker dies its connections are lost; it is replaced, and `onError` gets a
- * warning. If the new one cannot start, the program ends with an error.
+ * when the first of them accepts; the others join. When a Worker dies its connections are lost; it is
+ * replaced, and `onError` gets a warning. If one cannot start, the program ends with an error.
  *
  * Rejects with the errors of `listen`, also with `EADDRINUSE` for a port on which other threads listen.
  *
@@ -89,7 +87,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const server = listen({ host, port, signal, tls: options.tls });
   const { address } = server;
   if (!relayed) server.close();
-  const secret = relayed ? randomUUID() : null;
+  const secret = relayed ? crypto.randomUUID() : null;
   const where = relayed ? { host: "127.0.0.1", port: 0 } : address;
   const open = new Int32Array(new SharedArrayBuffer(4 * (2 + threads)));
 
@@ -109,7 +107,8 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
     pool[slot] = Bun.sleep(wait).then(() => start(slot));
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
-  await Promise.all(pool);
+  await Promise.race(pool);
+  void Promise.all(pool); // if another cannot start, that ends the program
   if (secret !== null) relayAll(server, pool, secret, options);
   return address;
 }
@@ -142,9 +141,11 @@ export async function acceptLoop(
 
 // If several copies start at the same moment, only one gets the port.
 async function lockStart(host = "127.0.0.1", port: number): Promise<Disposable | null> {
+  if (port === 0) return null;
+  const { lookup } = await import("node:dns/promises");
   const { address } = await lookup(host).catch(() => ({ address: host }));
   try {
-    return port === 0 ? null : lockName(`start ${address}:${port}`);
+    return lockName(`start ${address}:${port}`);
   } catch (cause) {
     throw new SocketError("EADDRINUSE", "listen", { host: address, port }, { cause });
   }

@@ -155,6 +155,17 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     expect(await server.exit()).toBe(0);
   });
 
+  test("the server listens when the first thread accepts; the others join", async () => {
+    await using server = faulty("--late", ...mode);
+    const port = await server.port();
+    using conn = await connect({ port });
+    expect(await ask(conn, "start")).toStartWith("start");
+    await server.until(/the second thread joins/);
+    conn.close();
+    server.kill("SIGTERM");
+    expect(await server.exit(), server.stderr).toBe(0);
+  });
+
   test("threads that cannot start end the program with an error", async () => {
     await using server = faulty("--broken", ...mode);
     expect(await server.exit()).toBe(1);
