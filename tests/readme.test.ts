@@ -1,5 +1,5 @@
-// The READMEs and docs/ do what they say: every command and program is taken out of the text and run, every
-// recording is made again and compared, and the two languages tell the same.
+// The README and docs/ do what they say: every command and program is taken out of the text and run, and every
+// recording is made again and compared. (What can be told without running anything is in docs.test.ts.)
 
 import {
   cpSync,
@@ -36,14 +36,6 @@ afterAll(() => ports[Symbol.dispose]());
 
 const english = readFileSync(join(root, "README.md"), "utf8");
 
-/** What is there in both languages. */
-const documents = [
-  ["README.md", "README.ko.md"],
-  ...readdirSync(join(root, "docs/en"))
-    .filter((page) => page.endsWith(".md"))
-    .map((page) => [`docs/en/${page}`, `docs/ko/${page}`]),
-] as [string, string][];
-
 function blocks(text: string, language: string): string[] {
   return [...text.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, "gms"))].map(
     ([, body]) => body!,
@@ -61,19 +53,6 @@ function rows(text: string): string[][] {
 
 function codes(text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
-}
-
-/** A heading's anchor, as GitHub makes it. */
-function anchorOf(heading: string): string {
-  return heading
-    .toLowerCase()
-    .replace(/[^\p{L}\p{N} _-]/gu, "")
-    .replaceAll(" ", "-");
-}
-
-/** What it links to and which pictures it shows. */
-function linksOf(text: string): string[] {
-  return [...text.matchAll(/(?:\]\(|src="|srcset=")([^)"#]+)/g)].map(([, link]) => link!);
 }
 
 /** Where `bun` is the Bun that runs the tests. */
@@ -130,8 +109,9 @@ describe("the commands", () => {
   for (const part of ["lib", "scripts", "package.json", "tsconfig.json"]) {
     cpSync(join(root, part), join(project, part), { recursive: true });
   }
-  const lines = documents
-    .flatMap(([page]) => blocks(readFileSync(join(root, page), "utf8"), "sh"))
+  const pages = readdirSync(join(root, "docs/en")).map((page) => join(root, "docs/en", page));
+  const lines = [join(root, "README.md"), ...pages]
+    .flatMap((page) => blocks(readFileSync(page, "utf8"), "sh"))
     .flatMap((block) => block.trim().split("\n"));
 
   test("run the main job: one message goes there and back", async () => {
@@ -306,53 +286,6 @@ describe("the recordings", () => {
       expect(same(await shown(command))).toBe(same(output));
       expect(await one.exit()).toBe(0);
       expect(one.stdout).toBe(server!.output);
-    }
-  });
-});
-
-describe.each(documents)("the two languages of %s", (one, other) => {
-  const [text, translated] = [one, other].map((file) => readFileSync(join(root, file), "utf8")) as [
-    string,
-    string,
-  ];
-
-  test("have the same headings, blocks and tables", () => {
-    const headings = (of: string) => [...of.matchAll(/^(#+) /gm)].map(([, level]) => level);
-    expect(headings(translated)).toEqual(headings(text));
-    for (const language of ["sh", "console", "text", "ts", "mermaid"]) {
-      expect(blocks(translated, language)).toEqual(blocks(text, language));
-    }
-    const number = /^[\d.]+( \w+)?$/;
-    const skeleton = (of: string) =>
-      rows(of).map((cells) =>
-        cells.map((cell) => (number.test(cell) ? cell : codes(cell).join(" "))),
-      );
-    expect(skeleton(translated)).toEqual(skeleton(text));
-  });
-
-  test("name the same flags, files and links", () => {
-    const links = (of: string) =>
-      linksOf(of)
-        .map((link) =>
-          link
-            .replace(".ko.md", ".md")
-            .replace(/\bko\//, "en/")
-            .replace(/\.ko\.(svg|webp)$/, ".en.$1"),
-        )
-        .sort();
-    expect(links(translated)).toEqual(links(text));
-    const flags = (of: string) => [...new Set(of.match(/--[a-z][\w-]*/g))].sort();
-    expect(flags(translated)).toEqual(flags(text));
-  });
-
-  test.each([
-    [one, text],
-    [other, translated],
-  ])("every file and heading that %s links to is there", (file, of) => {
-    const headings = [...of.matchAll(/^#+ (.*)/gm)].map(([, text]) => anchorOf(text!));
-    for (const [, anchor] of of.matchAll(/\]\(#([^)]+)\)/g)) expect(headings).toContain(anchor!);
-    for (const link of linksOf(of).filter((link) => !link.startsWith("http"))) {
-      expect(existsSync(join(root, dirname(file), link)), link).toBe(true);
     }
   });
 });

@@ -1,0 +1,145 @@
+// What README and docs/ say fits the files and each other: the code that they quote stands in the scripts, what
+// they link to is there, the two languages tell the same, and every lesson can be found. (What they tell the reader
+// to run is run in readme.test.ts, and their programs in examples.test.ts.)
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { describe, expect, test } from "bun:test";
+
+import { root } from "./helpers.ts";
+
+const textOf = (file: string) => readFileSync(join(root, file), "utf8");
+const pagesIn = (folder: string) =>
+  readdirSync(join(root, folder)).filter((page) => page.endsWith(".md"));
+
+const pages = pagesIn("docs/en");
+/** What is there in both languages. */
+const documents = [
+  ["README.md", "README.ko.md"],
+  ...pages.map((page) => [`docs/en/${page}`, `docs/ko/${page}`]),
+] as [string, string][];
+
+interface Block {
+  /** What stands behind the three backticks: the language, and for quoted code the file. */
+  info: string;
+  body: string;
+}
+
+function blocksOf(text: string): Block[] {
+  return [...text.matchAll(/^```([^\n]*)\n(.*?)^```$/gms)].map(([, info, body]) => ({
+    info: info!,
+    body: body!,
+  }));
+}
+
+/** The text without its blocks, whose lines may look like headings or links. */
+function proseOf(text: string): string {
+  return text.replace(/^```.*?^```$/gms, "");
+}
+
+/** The rows of all tables, each a list of cells. */
+function rowsOf(text: string): string[][] {
+  return text
+    .split("\n")
+    .filter((line) => line.startsWith("|") && !/^\|[ :|-]+$/.test(line))
+    .map((line) => line.slice(1, -1).replaceAll("\\|", "/").split("|"))
+    .map((cells) => cells.map((cell) => cell.trim()));
+}
+
+function codesOf(text: string): string[] {
+  return [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf(text: string): string[] {
+  return [...proseOf(text).matchAll(/^#+ (.*)/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N} _-]/gu, "")
+      .replaceAll(" ", "-"),
+  );
+}
+
+/** What it links to and which pictures it shows, each with its anchor. */
+function linksOf(text: string): string[] {
+  return [...proseOf(text).matchAll(/(?:\]\(|src="|srcset=")([^)"]+)/g)].map(([, link]) => link!);
+}
+
+/** Lines without the indentation that all of them have. */
+function unindented(lines: string[]): string {
+  const indents = lines.filter((line) => line !== "").map((line) => line.search(/\S/));
+  return lines.map((line) => `${line.slice(Math.min(...indents))}\n`).join("");
+}
+
+describe("the pages", () => {
+  test("are there in both languages", () => {
+    expect(pagesIn("docs/ko")).toEqual(pages);
+  });
+
+  test.each(["en", "ko"])("are in the index, and linked from the README: %s", (language) => {
+    const linked = (file: string) => linksOf(textOf(file)).map((link) => link.split("#")[0]);
+    const index = linked(`docs/${language}/README.md`);
+    const readme = linked(language === "en" ? "README.md" : "README.ko.md");
+    for (const page of pages.filter((page) => page !== "README.md")) {
+      expect(index, page).toContain(page);
+      expect(readme, page).toContain(`docs/${language}/${page}`);
+    }
+    expect(readme).toContain(`docs/${language}/README.md`);
+  });
+});
+
+describe.each(documents.flat())("%s", (file) => {
+  const text = textOf(file);
+
+  test("quotes code that stands in the file", () => {
+    for (const { info, body } of blocksOf(text)) {
+      const [, source] = info.match(/^ts (.+)/) ?? [];
+      if (source === undefined) continue;
+      const lines = textOf(source).split("\n");
+      const length = body.split("\n").length - 1;
+      const stands = lines.some((_, at) => unindented(lines.slice(at, at + length)) === body);
+      expect(stands, `not in ${source}:\n${body}`).toBe(true);
+    }
+  });
+
+  test("links to files and headings that are there", () => {
+    for (const link of linksOf(text).filter((link) => !/^https?:/.test(link))) {
+      const [path, anchor] = link.split("#") as [string, string?];
+      const target = path === "" ? file : join(dirname(file), path);
+      expect(existsSync(join(root, target)), link).toBe(true);
+      if (anchor !== undefined) expect(anchorsOf(textOf(target)), link).toContain(anchor);
+    }
+  });
+});
+
+describe.each(documents)("the two languages of %s", (one, other) => {
+  const [text, translated] = [textOf(one), textOf(other)];
+
+  test("have the same headings, blocks and tables", () => {
+    const levels = (of: string) => [...proseOf(of).matchAll(/^(#+) /gm)].map(([, level]) => level);
+    expect(levels(translated)).toEqual(levels(text));
+    expect(blocksOf(translated)).toEqual(blocksOf(text));
+    const number = /^[\d.]+( \w+)?$/;
+    const skeleton = (of: string) =>
+      rowsOf(of).map((cells) =>
+        cells.map((cell) => (number.test(cell) ? cell : codesOf(cell).join(" "))),
+      );
+    expect(skeleton(translated)).toEqual(skeleton(text));
+  });
+
+  test("name the same flags, files and links", () => {
+    const links = (of: string) =>
+      linksOf(of)
+        .map((link) =>
+          link
+            .replace(/#.*/, "") // a heading's words are those of the language
+            .replace(".ko.md", ".md")
+            .replace(/\bko\//, "en/")
+            .replace(/\.ko\.(svg|webp)$/, ".en.$1"),
+        )
+        .sort();
+    expect(links(translated)).toEqual(links(text));
+    const flags = (of: string) => [...new Set(of.match(/--[a-z][\w-]*/g))].sort();
+    expect(flags(translated)).toEqual(flags(text));
+  });
+});
