@@ -12,9 +12,10 @@ import { select } from "../lib/select.ts";
 import { affordable, limitBuffered, limitFlags } from "../lib/serve.ts";
 import { listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 
-const { host, port, timeout, grace, signal, ...limits } = cli(help, {
+const { host, port, timeout, verbose, grace, signal, ...limits } = cli(help, {
   ...serverFlags(5000),
   ...limitFlags,
+  verbose: { type: "boolean", about: "print the three lists of each select()" },
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
 const max = await affordable(limits.maxConnections);
@@ -35,19 +36,31 @@ signal.addEventListener("abort", () => {
 });
 
 let full = false; // the warning about too many connections is printed
+let turn = 0;
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
   const readers: (ServerSocket | Socket)[] = signal.aborted ? [] : [server];
   for (const [conn, owed] of clients) (owed.length > 0 ? owing : readers).push(conn);
 
   try {
-    const [readable, writable] = await select(readers, owing, [], timeout * 1000);
+    turn++;
+    show("select", readers, owing, []);
+    const [readable, writable, inError] = await select(readers, owing, [], timeout * 1000);
+    show("ready ", readable as typeof readers, writable, inError);
     if (readable.length + writable.length === 0) print("no activity");
     for (const socket of readable) socket === server ? welcome() : receive(socket as Socket);
     for (const conn of writable) send(conn);
   } catch (error) {
     if (!signal.aborted) throw error; // after the signal, select() fails because the server is closed
   }
+}
+
+function show(step: string, ...lists: (ServerSocket | Socket)[][]): void {
+  if (!verbose) return;
+  const nameOf = (socket: ServerSocket | Socket) =>
+    "remoteAddress" in socket ? formatAddress(socket.remoteAddress) : "server";
+  const [read, write, error] = lists.map((list) => `[${list.map(nameOf).join(", ")}]`);
+  print(`turn ${turn} ${step}  read ${read}  write ${write}  error ${error}`);
 }
 
 function welcome(): void {

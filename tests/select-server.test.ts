@@ -2,6 +2,7 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
+import { formatAddress } from "../lib/address.ts";
 import { connect } from "../lib/socket.ts";
 import {
   echoes,
@@ -38,6 +39,31 @@ describe("select-server", () => {
   test("says when nothing happens", async () => {
     await using server = script("select-server", ["--port", "0", "--timeout", "0.01"]);
     await server.until(/no activity\nno activity\n/);
+  });
+
+  test("--verbose tells of each turn: the three lists that select is given, and the three that it gives", async () => {
+    await using server = script("select-server", ["--port", "0", "--verbose"]);
+    using conn = await connect({ port: await server.port() });
+    const name = formatAddress(conn.localAddress);
+    await server.until(/turn 2 select/);
+    await conn.sendAll("안녕");
+    await conn.recvExactly(6);
+    await server.until(/turn 3 select/);
+    conn.close();
+    await server.until(/turn 4 select/);
+    const [, ...lines] = server.stdout.trimEnd().replaceAll(name, "CLIENT").split("\n");
+    expect(lines).toEqual([
+      "turn 1 select  read [server]  write []  error []",
+      "turn 1 ready   read [server]  write []  error []",
+      "turn 2 select  read [server, CLIENT]  write []  error []",
+      "turn 2 ready   read [CLIENT]  write []  error []", // its text
+      "turn 3 select  read [server, CLIENT]  write []  error []",
+      "turn 3 ready   read [CLIENT]  write []  error []", // its end
+      "turn 4 select  read [server]  write []  error []",
+    ]);
+    using slow = await connect({ port: await server.port() });
+    slow.sendAll(pattern(32 << 20)).catch(() => {}); // it takes nothing back: the server waits for room
+    await server.until(/select  read \[server\]  write \[127\.0\.0\.1:\d+\]  error \[\]/);
   });
 
   test("SIGTERM: who is connected gets back what he has sent, and then an end; exit 0", async () => {
