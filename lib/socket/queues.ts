@@ -237,9 +237,11 @@ export class Outbox {
   failFrom(isOver: (sending: Sending) => boolean, error: (sent: number) => unknown): boolean {
     const at = this.#sends.findIndex((sending, i) => i >= this.#done && isOver(sending));
     if (at < 0) return false;
+    let unsent: unknown; // one error for all of which nothing has gone: many may wait
     for (const sending of this.#sends.splice(at)) {
       this.#drop(sending);
-      sending.settle(Promise.reject(error(sending.sent)));
+      const why = sending.sent > 0 ? error(sending.sent) : (unsent ??= error(0));
+      sending.settle(Promise.reject(why));
     }
     return true;
   }
