@@ -140,7 +140,7 @@ function wrapAcceptLoop(): void {
 let inside = false;
 
 function watch(on: object | null, name: string, args: unknown[], run: () => any): any {
-  if (inside) return run();
+  if (inside || (name === "close" && isClosed(on))) return run(); // closing again does nothing
   const call: Call = { on, name, args, began: now(), closed: [on, ...args.flat()].some(isClosed) };
   const returned = (value: unknown) => (tell(call, value, false), value);
   const failed = (error: unknown) => {

@@ -319,6 +319,18 @@ test("ends that are no errors do not look like errors; those that are, do", asyn
   );
 });
 
+test("what is closed already is not closed again", async () => {
+  await using server = script("message-server", ["--port=0", "--trace"]);
+  await server.port();
+  server.kill("SIGTERM"); // the signal closes it, and serve(), and the end of the script
+  expect(await server.exit()).toBe(0);
+  expect(server.stderr.match(/close\(\)/g)).toHaveLength(1);
+  expect(await traced(`near.reset(); near.close(); far.close(); far.close();`)).toEqual([
+    "conn#1  reset()",
+    "conn#2  close()",
+  ]);
+});
+
 test("select is shown with what it found", async () => {
   const lines = await traced(`
     await far.sendAll("x");
