@@ -9,13 +9,14 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { cli, fail, print } from "../lib/cli.ts";
+import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { datagram } from "../lib/datagram.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
+import { encodeProxyHeader } from "../lib/relay.ts";
 import { connect, type Socket } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
-import { pattern, Process, recvAll } from "./helpers.ts";
+import { pattern, Process, recvAll, script } from "./helpers.ts";
 
 const { seconds, clients, only, signal } = cli(help, {
   seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
@@ -43,15 +44,35 @@ let seed = 1;
 const random = (max: number) => Math.floor(Math.random() * max);
 const data = (max: number) => () => pattern(1 + random(max), seed++);
 
-// The proxy needs a server behind it.
-await using echo = new Process([process.execPath, "run", "scripts/echo-threaded-server.ts"], {
-  HOST: "127.0.0.1",
-  PORT: "0",
-});
-const behind = `127.0.0.1:${await echo.port()}`;
+// Those who misbehave are as many as those who do not; over TLS, half of them speak in clear.
+const [TLS, NETCAT] = [" (TLS)", " (by netcat)"];
+const { cert, key } = makeCertificate("localhost");
+const folder = mkdtempSync(join(tmpdir(), "soak-"));
+process.on("exit", () => rmSync(folder, { recursive: true }));
+const files = { TLS_CERT: join(folder, "cert.pem"), TLS_KEY: join(folder, "key.pem") };
+writeFileSync(files.TLS_CERT, cert);
+writeFileSync(files.TLS_KEY, key);
+const TEXT = "안녕하세요\n".repeat(50_000);
+writeFileSync(join(folder, "text"), TEXT);
 
+const source = { host: "192.0.2.7", port: 56324 };
+const proxied = encodeProxyHeader({ source, destination: { host: "192.0.2.1", port: 4000 } });
+
+const chat: Visit = async (conn) => {
+  const name = `guest${seed++}`;
+  const said = `${name}\n안녕하세요\n/who\n/quit\n`;
+  await conn.sendAll(said);
+  const text = String(await recvAll(conn));
+  const who = text.match(/^\* here: (.*)$/m)?.[1] ?? "";
+  if (!text.includes(`\nWelcome, ${name}\n`) || !who.split(", ").includes(name)) {
+    throw new Error(`not in the room: ${JSON.stringify(text.slice(0, 200))}`);
+  }
+  return [Buffer.byteLength(said), Buffer.byteLength(text)];
+};
+
+// By the server's command. What has no connection in its hand makes its own: by datagrams, by netcat.
 const visits: Record<string, Visit | null> = {
-  "udp-echo-server": null, // by datagrams
+  "udp-echo-server": null,
   "echo-server --forever": exchange(() => Buffer.from("one message")),
   "echo-loop-server --forever": exchange(() => Buffer.from("text ".repeat(random(2000)))),
   "echo-threaded-server": exchange(data(300_000)),
@@ -90,32 +111,24 @@ const visits: Record<string, Visit | null> = {
     await socket.close();
     return [message.length, message.length];
   },
-  [`proxy --to ${behind}`]: exchange(data(300_000)),
-  "chat-server": async (conn) => {
-    const name = `guest${seed++}`;
-    const said = `${name}\n안녕하세요\n/who\n/quit\n`;
-    await conn.sendAll(said);
-    const text = String(await recvAll(conn));
-    const who = text.match(/^\* here: (.*)$/m)?.[1] ?? "";
-    if (!text.includes(`\nWelcome, ${name}\n`) || !who.split(", ").includes(name)) {
-      throw new Error(`not in the room: ${JSON.stringify(text.slice(0, 200))}`);
-    }
-    return [Buffer.byteLength(said), Buffer.byteLength(text)];
+  proxy: exchange(data(300_000)),
+  "echo-threaded-server --accept-proxy": async (conn) => {
+    await conn.sendAll(proxied);
+    return await exchange(data(300_000))(conn);
   },
+  [`echo-threaded-server${NETCAT}`]: null,
+  [`echo-threaded-server${TLS}${NETCAT}`]: null,
+  "chat-server": chat,
+  "weather-station --web-port 0": exchange(
+    () => Buffer.from("sensor: soak\ntemperature: 20\n"),
+    () => Buffer.from("stored 1\n"),
+  ),
 };
 
-// The same over TLS, where half of those who misbehave do so in clear.
-const TLS = " (TLS)";
 for (const name of Object.keys(visits)) {
-  if (/^(echo-threaded|message|http|websocket)-server/.test(name))
+  if (/^((echo-threaded|message|http|websocket|chat)-server( --relay)?|proxy)$/.test(name))
     visits[name + TLS] = visits[name]!;
 }
-const { cert, key } = makeCertificate("localhost");
-const folder = mkdtempSync(join(tmpdir(), "soak-"));
-process.on("exit", () => rmSync(folder, { recursive: true }));
-const files = { TLS_CERT: join(folder, "cert.pem"), TLS_KEY: join(folder, "key.pem") };
-writeFileSync(files.TLS_CERT, cert);
-writeFileSync(files.TLS_KEY, key);
 
 const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
   async (conn) => conn.reset(),
@@ -127,6 +140,11 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
     for (let i = 0; i < 50; i++) await conn.sendAll("x");
   },
   async (conn) => Bun.sleep(random(30)),
+  async (conn) => {
+    // In a chat: somebody with a name, who says much and reads nothing.
+    await conn.sendAll(`loud${seed++}\n`);
+    for (let i = random(8000); i > 0; i--) await conn.sendAll(`${"x".repeat(999)}\n`);
+  },
 ];
 
 // Of datagrams some are lost: they are sent again. And who behaves ill sends many, and reads no reply.
@@ -149,7 +167,31 @@ async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number
   throw new Error("no reply");
 }
 
+// Netcat is started for each call: to connect, or to be called by somebody who misbehaves.
+async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
+  const text = TEXT.slice(0, random(TEXT.length));
+  const there = `--host localhost --port ${tally.port} ${tally.tls ? `--tls-ca ${files.TLS_CERT}` : ""}`;
+  const flags = well ? there : "--listen --port 0";
+  const input = `< <(head -c ${Buffer.byteLength(text)} ${folder}/text)`;
+  const command = `exec ${process.execPath} run scripts/netcat.ts ${flags} ${input}`;
+  await using netcat = new Process(["bash", "-c", command]);
+  if (!well) {
+    tally.misdeeds++;
+    const [, port] = await netcat.until(/^listening on .*:(\d+)\n/, "stderr");
+    using conn = await connect({ port: Number(port) });
+    await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+  }
+  // Whatever the other side did, netcat ends, and says at most why.
+  const code = await Promise.race([netcat.exit(), Bun.sleep(30_000)]);
+  const said = netcat.stderr.replace(/^listening on .*\n/, "");
+  const isFine = well ? code === 0 && said === "" : /^(error: .*\n)?$/.test(said) && code! < 2;
+  if (!isFine) tally.wrong.push(`netcat: exit ${code}, ${said}`);
+  if (well && netcat.stdout !== text) throw new Error("a reply that differs");
+  return [Buffer.byteLength(text), Buffer.byteLength(text)];
+}
+
 interface Tally {
+  name: string;
   server: Process;
   port: number;
   tls: { ca: string } | undefined;
@@ -165,34 +207,45 @@ interface Tally {
 const end = performance.now() + seconds * 1000;
 const going = () => performance.now() < end && !signal.aborted;
 
-async function soak(name: string, visit: Visit | null): Promise<Tally> {
+async function soak(name: string, visit: Visit | null): Promise<boolean> {
   // We read the server's output only up to its port, and `cat` drops the rest: if we read it all and were slow,
   // the server would have to wait for us.
-  const tls = name.endsWith(TLS) ? { ca: cert } : undefined;
-  const [file, ...flags] = name.replace(TLS, "").split(" ");
+  const tls = name.includes(TLS) ? { ca: cert } : undefined;
+  const [file, ...flags] = name.replace(/ \(.*/, "").split(" ");
+  if (file === "weather-station") flags.push(`--store=sqlite://${folder}/weather.db`);
+  const env = { HOST: "127.0.0.1", ...(tls && files) };
+  await using behind =
+    file === "proxy" ? script("echo-threaded-server", ["--port", "0"], env) : null;
+  if (behind !== null) flags.push(`--to localhost:${await behind.port()}`);
+  if (behind !== null && tls) flags.push(`--to-ca ${files.TLS_CERT}`);
   const command = `${process.execPath} run scripts/${file}.ts --port 0 ${flags.join(" ")}`;
   const shell = `exec ${command} > >(sed -u /listening/q; exec cat > /dev/null)`;
-  const server = new Process(["bash", "-c", shell], { HOST: "127.0.0.1", ...(tls && files) });
+  const server = new Process(["bash", "-c", shell], env);
   const tally: Tally = {
-    ...{ server, tls, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
+    ...{ name, server, tls, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
     ...{ wrong: [], memory: [], descriptors: [] },
   };
   for (let i = 0; i < 20; i++) await call(tally, visit, true); // warm
   measure(tally);
-  const guests = Array.from({ length: clients }, async (_, i) => {
+  const guests = Array.from({ length: name.endsWith(NETCAT) ? 2 : clients }, async (_, i) => {
     while (going()) await call(tally, visit, i % 2 === 0);
   });
+  // Also on the way: what rises at first, and then no more, is not lost.
+  const looks = setInterval(measure, (seconds * 1000) / 4, tally);
   await Promise.all(guests);
+  clearInterval(looks);
   for (let i = 0; i < 20; i++) await call(tally, visit, true); // when these are served, everything before is over
   measure(tally);
-  return tally;
+  return await report(tally);
 }
 
 async function call(tally: Tally, visit: Visit | null, well: boolean): Promise<void> {
   try {
-    const [out, back] = await (visit === null
-      ? callByDatagram(tally, well)
-      : callByConnection(tally, visit, well));
+    const [out, back] = await (visit !== null
+      ? callByConnection(tally, visit, well)
+      : tally.name.endsWith(NETCAT)
+        ? callByNetcat(tally, well)
+        : callByDatagram(tally, well));
     if (!well) return;
     tally.visits++;
     tally.out += out;
@@ -219,10 +272,8 @@ function measure({ server: { pid }, memory, descriptors }: Tally): void {
   descriptors.push(readdirSync(`/proc/${pid}/fd`).length);
 }
 
-const chosen = Object.entries(visits).filter(([name]) => name.startsWith(only ?? ""));
-const tallies = chosen.map(async ([name, visit]) => {
-  const tally = await soak(name, visit);
-  const { memory, descriptors, wrong, server } = tally;
+async function report(tally: Tally): Promise<boolean> {
+  const { name, memory, descriptors, wrong, server } = tally;
   const traffic = `${tally.visits} visits, ${mib(tally.out)} out, ${mib(tally.back)} back`;
   const held = `${memory.map((m) => m.toFixed(0)).join(" -> ")} MiB, ${descriptors.join(" -> ")} descriptors`;
   server.kill("SIGTERM");
@@ -235,8 +286,28 @@ const tallies = chosen.map(async ([name, visit]) => {
   );
   for (const line of [...new Set([...wrong, ...odd])].slice(0, 5)) await print(`  ${line}`);
   return wrong.length === 0 && odd.length === 0 && code === 0;
-});
-const fine = await Promise.all(tallies);
+}
+
+// Each server has its guests in a process of their own. (Bun goes on with five TLS handshakes a turn of the loop,
+// the newest first: in one process for all, whose turns are long, some would wait for ever.)
+async function soakAlone(name: string): Promise<boolean> {
+  const flags = ["--seconds", `${seconds}`, "--clients", `${clients}`, "--only", name];
+  const command = [process.execPath, "run", import.meta.path, ...flags];
+  const child = Bun.spawn(command, { stdout: "inherit", stderr: "ignore" });
+  signal.addEventListener("abort", () => child.kill());
+  return (await child.exited) === 0;
+}
+
+const names = Object.keys(visits);
+const chosen = names.includes(only!)
+  ? [only!]
+  : names.filter((name) => name.startsWith(only ?? ""));
+const [first] = chosen;
+if (first === undefined) refuse(`--only: no server's command begins with "${only}"`);
+const fine =
+  chosen.length === 1
+    ? [await soak(first, visits[first]!)]
+    : await Promise.all(chosen.map(soakAlone));
 if (!fine.every(Boolean)) await fail("not every server came through");
 
 function mib(bytes: number): string {
