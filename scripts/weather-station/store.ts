@@ -28,8 +28,8 @@ const GATHER_MS = 20;
 const FULL = 10_000;
 /** Rows in one statement: SQLite takes 32,766 values, we have three a row. */
 const ROWS = 5_000;
-/** Another program may hold the SQLite file's lock for so long. */
-const LOCK_MS = 1_000;
+/** Another program may hold the SQLite file's lock for so long: Python's default, too. */
+const LOCK_MS = 5_000;
 const LOOK_MS = 1_000;
 const MINUTE_MS = 60_000;
 const AGAIN_MS = 250;
