@@ -1,10 +1,6 @@
 // Converts numbers between this machine's byte order and the network's (big-endian): byteorder(3).
 
-import { endianness } from "node:os";
-
 import { checkCount } from "./socket/check.ts";
-
-const LITTLE = endianness() === "LE";
 
 /**
  * A 16-bit number from host to network order: Python's `socket.htons`. It swaps the two bytes on a
@@ -15,7 +11,7 @@ const LITTLE = endianness() === "LE";
  */
 export function htons(host: number): number {
   checkCount("a 16-bit number", host, 0, 0xffff);
-  return LITTLE ? ((host & 0xff) << 8) | (host >>> 8) : host;
+  return new DataView(Uint16Array.of(host).buffer).getUint16(0); // in memory it is in host order
 }
 
 /**
@@ -28,9 +24,7 @@ export function htons(host: number): number {
  */
 export function htonl(host: number): number {
   checkCount("a 32-bit number", host, 0, 0xffff_ffff);
-  if (!LITTLE) return host;
-  const swapped = (htons(host & 0xffff) << 16) | htons(host >>> 16);
-  return swapped >>> 0;
+  return new DataView(Uint32Array.of(host).buffer).getUint32(0);
 }
 
 /**

@@ -5,15 +5,15 @@
 
 import { describe, isMistake } from "./cli/describe.ts";
 import { type Flags, helpText, readFlags, type Value } from "./cli/flags.ts";
-import { answerWrites, noteWriter, write } from "./cli/output.ts";
+import { answerThreads, noteWriter, write } from "./cli/output.ts";
 import { addWarning } from "./cli/warnings.ts";
 import { isAbort, SocketError } from "./errors.ts";
-import type { ClientTls, ServerTls } from "./socket.ts";
 import type { TraceMode } from "./trace.ts";
 
 export { describe } from "./cli/describe.ts";
 export { clientFlags, serverFlags, tlsClientFlags, tlsFlags } from "./cli/flags.ts";
-export { print, peerText, write } from "./cli/output.ts";
+export { print, peerText, refuse, write } from "./cli/output.ts";
+export { clientTls, serverTls } from "./cli/tls.ts";
 
 /** Seconds that open connections have to finish after a SIGINT or SIGTERM, for scripts without `--grace`. */
 const GRACE = 1;
@@ -55,94 +55,41 @@ export function cli<const F extends Flags>(
   flags: F,
 ): { [name in keyof F]: Value<F[name]> } & { signal: AbortSignal } {
   const stop = new AbortController();
-  try {
-    const all = { ...flags, ...COMMON };
-    const { help: wanted, trace, ...values } = readFlags(all, process.argv.slice(2));
-    if (wanted) {
-      console.log(helpText(help, all));
-      process.exit(0);
-    }
-    if (Bun.isMainThread) takeCare(stop, Number(values.grace ?? GRACE) * 1000);
-    if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode, noteWriter());
-    return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
-  } catch (error) {
-    return refuse((error as Error).message);
+  const all = { ...flags, ...COMMON };
+  const { help: wanted, trace, ...values } = readFlags(all, process.argv.slice(2));
+  if (wanted) {
+    console.log(helpText(help, all));
+    process.exit(0);
   }
+  if (Bun.isMainThread) takeCare(stop, Number(values.grace ?? GRACE) * 1000);
+  if (trace !== "off") require("./trace.ts").startTrace(trace as TraceMode, noteWriter());
+  return { ...values, signal: stop.signal } as ReturnType<typeof cli<F>>;
 }
 
 // Installs the handlers for signals, for uncaught errors, and for what threads print.
 function takeCare(stop: AbortController, graceMs: number): void {
-  const numbers = { SIGINT: 2, SIGTERM: 15 } as const;
-  for (const [name, number] of Object.entries(numbers)) {
+  const { signal } = stop;
+  for (const [name, number] of [
+    ["SIGINT", 2],
+    ["SIGTERM", 15],
+  ] as const) {
     process.on(name, () => {
-      if (stop.signal.aborted) process.exit(128 + number);
+      if (signal.aborted) process.exit(128 + number);
       setTimeout(() => process.exit(), graceMs + PATIENCE_MS).unref();
       stop.abort();
     });
   }
-  const tell = (error: unknown) => isEndedBy(stop.signal, error) || fail(error);
+  const tell = (error: unknown) => {
+    // What the signal has ended is no error: a call that it aborted, a server that it closed.
+    const isClosed = signal.aborted && error instanceof SocketError && error.code === "EBADF";
+    if (!isClosed && !isAbort(error, signal)) fail(error);
+  };
   process.on("uncaughtException", tell);
   process.on("unhandledRejection", tell);
-  answerWrites();
-}
-
-// Whether an error is a consequence of the signal: a call that it aborted, or a server that it closed.
-function isEndedBy(signal: AbortSignal, error: unknown): boolean {
-  const isClosed = error instanceof SocketError && error.code === "EBADF";
-  return (signal.aborted && isClosed) || isAbort(error, signal);
-}
-
-// ---- TLS
-
-/**
- * `tls` for `listen`, from `tlsFlags`; undefined without them. The process exits with 2 when a file cannot
- * be used. A SIGHUP reads the files again: the renewed certificate counts from the next handshake on.
- *
- * @example
- * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
- * using server = listen({ port: flags.port, tls: serverTls(flags) });
- */
-export function serverTls(flags: {
-  tlsCert?: string;
-  tlsKey?: string;
-  acceptProxy?: boolean;
-}): ServerTls | undefined {
-  const { tlsCert, tlsKey, acceptProxy } = flags;
-  if (tlsCert === undefined && tlsKey === undefined) return undefined;
-  if (tlsCert === undefined || tlsKey === undefined) {
-    return refuse("--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together");
-  }
-  if (acceptProxy)
-    return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
-  const files = require("./cli/tls.ts") as typeof import("./cli/tls.ts");
-  const read = () => files.readServerTls(tlsCert, tlsKey);
-  const tls = orRefuse(read);
-  files.renewAtSignal(tls, read, console.error);
-  return tls;
-}
-
-/** `tls` for `connect`, from `tlsClientFlags`; undefined without them. Exits as `serverTls` does. */
-export function clientTls(flags: { tls: boolean; tlsCa?: string }): true | ClientTls | undefined {
-  const { tls, tlsCa } = flags;
-  if (tlsCa === undefined) return tls || undefined;
-  return orRefuse(() => require("./cli/tls.ts").readClientTls(tlsCa));
-}
-
-function orRefuse<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    return refuse((error as Error).message);
-  }
+  answerThreads();
 }
 
 // ---- errors
-
-/** Prints an error about the flags, in one line on stderr, and exits with 2. */
-export function refuse(message: string): never {
-  console.error(`error: ${message}`);
-  process.exit(2);
-}
 
 /**
  * Prints an error that ended one connection and nothing else, as a warning in one line on stderr: at

@@ -25,13 +25,10 @@ export function gethostname(): string {
  * await gethostbyname("localhost"); // "127.0.0.1"
  */
 export async function gethostbyname(name: string): Promise<string> {
-  const unknown = (cause?: unknown) =>
-    new SocketError("ENOTFOUND", "gethostbyname", { host: name, port: 0 }, { cause });
-  const found = await lookup(name, { family: 4 }).catch((cause: unknown) => {
-    throw unknown(cause);
-  });
-  if (found.family !== 4) throw unknown(); // lookup() gives an IPv6 address back as it is
-  return found.address;
+  let cause: unknown;
+  const found = await lookup(name, { family: 4 }).catch((error: unknown) => void (cause = error));
+  if (found?.family === 4) return found.address; // lookup() gives an IPv6 address back as it is
+  throw new SocketError("ENOTFOUND", "gethostbyname", { host: name, port: 0 }, { cause });
 }
 
 /**

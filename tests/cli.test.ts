@@ -70,7 +70,9 @@ env = {**os.environ, **dict(word.split("=") for word in sys.argv[3:])}
 if "NO_COLOR=" in sys.argv: del env["NO_COLOR"]
 run = [sys.argv[2], "run", "scripts/echo-client.ts", "--port", sys.argv[1], "--message", "hi \\x1b[2J"]
 subprocess.run(run, stdout=far, env=env)
-print(repr(os.read(near, 1000)))`,
+out = b""
+while not out.endswith(b"\\n"): out += os.read(near, 1000)
+print(repr(out))`,
         port,
         process.execPath,
         ...env,

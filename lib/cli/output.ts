@@ -1,6 +1,6 @@
 // Printing to stdout: in whole lines, also from threads; the process ends when its reader has gone.
 
-import type { MessagePort, Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
 
 import { reason } from "./describe.ts";
 import { addWarning } from "./warnings.ts";
@@ -56,35 +56,22 @@ export function noteWriter(): (line: string) => void {
   };
 }
 
-/** A thread's message to the main thread: text to write, and a port for the answer that it is written. */
-interface WriteRequest {
-  write: string | Uint8Array;
-  done: MessagePort;
-}
-
-// If threads wrote to stdout themselves, their lines would mix whenever a pipe is full.
-function writeInMainThread(text: string | Uint8Array): Promise<void> {
+// If threads wrote to stdout themselves, their lines would mix whenever a pipe is full. The main thread answers on
+// the port when the text is written.
+async function writeInMainThread(text: string | Uint8Array): Promise<void> {
   const { port1, port2 } = new MessageChannel();
   require("node:worker_threads").parentPort.postMessage({ write: text, done: port2 }, [port2]);
-  return new Promise((resolve) => {
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-  });
+  await new Promise((resolve) => (port1.onmessage = resolve));
+  port1.close();
 }
 
 /** Makes the main thread write what its threads print, and collect their warnings. Other messages are not touched. */
-export function answerWrites(): void {
+export function answerThreads(): void {
   process.on("worker", (worker: Worker) =>
     worker.on("message", (message: unknown) => {
-      const {
-        write: text,
-        done,
-        warning,
-      } = Object(message) as WriteRequest & { warning?: unknown };
+      const { write: text, done, warning } = Object(message);
       if (typeof warning === "string") addWarning(warning);
-      if (done instanceof globalThis.MessagePort) write(text).then(() => done.postMessage("done"));
+      if (done instanceof MessagePort) write(text).then(() => done.postMessage("done"));
     }),
   );
 }
@@ -101,4 +88,10 @@ export function peerText(text: string): string {
   if (!onTerminal) return text;
   const harmless = text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
   return !process.env.NO_COLOR ? `\x1b[36m${harmless}\x1b[39m` : harmless;
+}
+
+/** Prints an error about the flags, in one line on stderr, and exits with 2. */
+export function refuse(message: string): never {
+  console.error(`error: ${message}`);
+  process.exit(2);
 }

@@ -1,62 +1,93 @@
 // TLS from the files that the flags of a script name: read, checked, and read again at a SIGHUP.
 
-import { createPrivateKey, X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
-
 import type { ClientTls, ServerTls } from "../socket.ts";
+import { refuse } from "./output.ts";
 
 /** How the main thread tells its threads of a renewed certificate. */
 const CHANNEL = "socket-tls";
 
-/** Throws an `Error` that names the file which cannot be used. */
-export function readServerTls(certFile: string, keyFile: string): ServerTls {
-  const cert = read(certFile);
-  const key = read(keyFile);
-  const certificate = parsed("certificate", certFile, () => new X509Certificate(cert));
-  const privateKey = parsed("unencrypted private key", keyFile, () => createPrivateKey(key));
-  if (certificate.checkPrivateKey(privateKey)) return { cert, key };
-  throw new Error(`${keyFile} is not the key of ${certFile}`);
+/**
+ * `tls` for `listen`, from `tlsFlags`; undefined without them. The process exits with 2 when a file cannot
+ * be used. A SIGHUP reads the files again: the renewed certificate counts from the next handshake on.
+ *
+ * @example
+ * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
+ * using server = listen({ port: flags.port, tls: serverTls(flags) });
+ */
+export function serverTls(flags: {
+  tlsCert?: string;
+  tlsKey?: string;
+  acceptProxy?: boolean;
+}): ServerTls | undefined {
+  const { tlsCert, tlsKey, acceptProxy } = flags;
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined) {
+    return refuse("--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together");
+  }
+  if (acceptProxy)
+    return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
+  const read = () => readServerTls(tlsCert, tlsKey);
+  const tls = orRefuse(read);
+  renewAtSignal(tls, read);
+  return tls;
 }
 
-/** Throws an `Error` that names the file. */
-export function readClientTls(caFile: string): ClientTls {
-  const ca = read(caFile);
-  parsed("certificate", caFile, () => new X509Certificate(ca));
-  return { ca };
+/** `tls` for `connect`, from `tlsClientFlags`; undefined without them. Exits as `serverTls` does. */
+export function clientTls({ tls, tlsCa }: { tls: boolean; tlsCa?: string }) {
+  if (tlsCa === undefined) return tls || undefined;
+  return orRefuse((): ClientTls => ({ ca: readCertificate(tlsCa)[0] }));
 }
 
-/** At a SIGHUP, `tls` gets what `renew` gives then, in all threads; if that throws, it stays as it is. */
-export function renewAtSignal(
-  tls: ServerTls,
-  renew: () => ServerTls,
-  tell: (line: string) => void,
-): void {
+function orRefuse<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
+}
+
+// At a SIGHUP, `tls` gets what `read` gives then, in all threads; if that throws, it stays as it is.
+function renewAtSignal(tls: ServerTls, read: () => ServerTls): void {
   const channel = new BroadcastChannel(CHANNEL);
   channel.unref();
   channel.onmessage = ({ data }) => Object.assign(tls, data);
   if (!Bun.isMainThread) return;
   process.on("SIGHUP", () => {
     try {
-      channel.postMessage(Object.assign(tls, renew()));
-      tell(`the certificate was renewed: valid until ${new X509Certificate(tls.cert).validTo}`);
+      channel.postMessage(Object.assign(tls, read()));
+      const { validTo } = new (crypto().X509Certificate)(tls.cert);
+      console.error(`the certificate was renewed: valid until ${validTo}`);
     } catch (error) {
-      tell(`the certificate stays as it was: ${(error as Error).message}`);
+      console.error(`the certificate stays as it was: ${(error as Error).message}`);
     }
   });
 }
 
-function read(file: string): string {
+// ---- the files. Each of these throws an `Error` that names the file which cannot be used.
+
+const crypto = () => require("node:crypto") as typeof import("node:crypto");
+
+function readServerTls(certFile: string, keyFile: string): ServerTls {
+  const [cert, certificate] = readCertificate(certFile);
+  const [key, privateKey] = readPem(keyFile, "unencrypted private key", crypto().createPrivateKey);
+  if (certificate.checkPrivateKey(privateKey)) return { cert, key };
+  throw new Error(`${keyFile} is not the key of ${certFile}`);
+}
+
+function readCertificate(file: string) {
+  return readPem(file, "certificate", (pem) => new (crypto().X509Certificate)(pem));
+}
+
+function readPem<T>(file: string, what: string, parse: (pem: string) => T): [pem: string, T] {
+  let pem: string;
   try {
-    return readFileSync(file, "utf8");
+    pem = require("node:fs").readFileSync(file, "utf8");
   } catch (error) {
     const [, why] = (error as Error).message.match(/^\w+: ([^,]+)/) ?? [];
     throw new Error(`cannot read ${file}: ${why}`);
   }
-}
-
-function parsed<T>(what: string, file: string, parse: () => T): T {
   try {
-    return parse();
+    return [pem, parse(pem)];
   } catch {
     throw new Error(`${file} holds no ${what} in PEM`);
   }
