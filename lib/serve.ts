@@ -23,6 +23,8 @@ export interface ServeOptions {
   descriptors?: number;
   /** Each connection must begin with a PROXY header that names its client, or it is refused. */
   acceptProxy?: boolean;
+  /** Receives what comes even before that header. */
+  first?: (conn: Socket) => Promise<void>;
   /** Writes a line on stderr when a connection has ended, and every minute the number of open ones. */
   log?: boolean;
   /** Stops the server: see `serve`. */
@@ -99,7 +101,6 @@ export async function serve(
   slot = 1,
 ): Promise<void> {
   const { idleTimeout, maxBuffered = Infinity, grace = 1, onError = console.error } = options;
-  const handler = options.acceptProxy ? behindProxy(handle) : handle;
   const { signal = new AbortController().signal } = options;
   const max = await affordable(options.maxConnections, options.descriptors);
   server.onRefused = onError;
@@ -114,23 +115,26 @@ export async function serve(
 
   const run = async (conn: Socket) => {
     const began = performance.now();
-    let outcome: unknown;
+    let isCheck = false; // of the proxy: it may break it at any time, and it is not logged
+    let failure: unknown;
     handled.add(conn);
     try {
       conn.setIdleTimeout(idleTimeout > 0 ? idleTimeout * 1000 : Infinity);
-      outcome = await handler(conn, signal);
+      await options.first?.(conn);
+      if (options.acceptProxy) isCheck = (await acceptProxyHeader(conn)).source === null;
+      await handle(conn, signal);
     } catch (error) {
-      if (!isMeant(error, conn, signal)) {
+      if (!isCheck && !isMeant(error, conn, signal)) {
         onError(error);
         conn.reset();
-        outcome = error;
+        failure = error;
       }
     }
     handled.delete(conn);
     if (signal.aborted) await linger(conn, graceOver.promise);
     conn.close();
     count(-1);
-    if (options.log && outcome !== CHECK) logEnd(conn, began, outcome);
+    if (options.log && !isCheck) logEnd(conn, began, failure);
   };
   const tellState = () => {
     const refused = Atomics.exchange(open, open.length - 1, 0);
@@ -171,25 +175,9 @@ export async function serve(
   clearInterval(everyMinute);
 }
 
-/** The result of a handler for a health check of the proxy. */
-const CHECK = Symbol();
-
-/**
- * Wraps a handler for connections that begin with a PROXY header. Health checks of the proxy are not logged, and
- * their errors are ignored: the proxy may break them at any time.
- */
-export function behindProxy(handle: Handler): Handler {
-  return async (conn, signal) => {
-    const { source } = await acceptProxyHeader(conn);
-    const handling = handle(conn, signal);
-    const isCheck = () => CHECK;
-    return source === null ? handling.then(isCheck, isCheck) : handling;
-  };
-}
-
-function logEnd(conn: Socket, began: number, outcome: unknown): void {
+function logEnd(conn: Socket, began: number, failure: unknown): void {
   const how =
-    outcome instanceof SocketError ? outcome.code : outcome instanceof Error ? "failed" : "ended";
+    failure === undefined ? "ended" : failure instanceof SocketError ? failure.code : "failed";
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   const bytes = `${conn.bytesReceived} bytes in, ${conn.bytesSent} out`;
   log(`${formatAddress(conn.remoteAddress)} ${how}: ${seconds} s, ${bytes}`);

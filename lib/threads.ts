@@ -12,15 +12,9 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 
 import { Failure, SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
-import { behindProxy, type Handler, type ServeOptions, serve } from "./serve.ts";
-import {
-  type Address,
-  connect,
-  listen,
-  type ServerSocket,
-  type ServerTls,
-  type Socket,
-} from "./socket.ts";
+import { type Handler, type ServeOptions, serve } from "./serve.ts";
+import type { Address, ServerSocket, ServerTls, Socket } from "./socket.ts";
+import { connect, listen } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
 
 export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered"> {
@@ -83,7 +77,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const relayed = options.relay || process.platform !== "linux";
   // With SO_REUSEPORT a second copy of this program could share the port. So we first listen without it, to see
   // whether the port is free; the lock keeps other copies waiting until our threads listen.
-  using _untilStarted = await lockStart(host, port);
+  using _untilStarted = await lockStart(port);
   const server = listen({ host, port, signal, tls: options.tls });
   const { address } = server;
   if (!relayed) server.close();
@@ -130,24 +124,18 @@ export async function acceptLoop(
     parentPort!.unref(); // then the last connection ends the thread
   });
   parentPort!.postMessage({ listensOn: server.address });
-  const handler = options.acceptProxy ? behindProxy(handle) : handle;
-  const known: Handler = async (conn, signal) => {
-    if (secret !== null) await fromRelay(conn, secret); // before the header of a proxy in front of us
-    return handler(conn, signal);
-  };
-  const ours = { signal: stop.signal, acceptProxy: false };
-  await serve(server, known, { ...options, ...ours }, open, slot);
+  const first = secret === null ? undefined : (conn: Socket) => fromRelay(conn, secret);
+  await serve(server, handle, { ...options, signal: stop.signal, first }, open, slot);
 }
 
-// If several copies start at the same moment, only one gets the port.
-async function lockStart(host = "127.0.0.1", port: number): Promise<Disposable | null> {
-  if (port === 0) return null;
-  const { lookup } = await import("node:dns/promises");
-  const { address } = await lookup(host).catch(() => ({ address: host }));
-  try {
-    return lockName(`start ${address}:${port}`);
-  } catch (cause) {
-    throw new SocketError("EADDRINUSE", "listen", { host: address, port }, { cause });
+// Copies that start at the same moment on one port wait for each other here, so only the first finds it free.
+async function lockStart(port: number): Promise<Disposable | null> {
+  for (;;) {
+    try {
+      return port === 0 ? null : lockName(`start ${port}`);
+    } catch {
+      await Bun.sleep(10);
+    }
   }
 }
 
@@ -159,34 +147,31 @@ async function startThread(
   died: (why: string) => void,
 ): Promise<Address> {
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
-  const stop = () => worker.postMessage("stop");
-  let why = "";
-  // In one line: the message, and the first line of the stack.
+  let error = "";
   worker.on("error", ({ message, stack = "" }: Error) => {
+    // In one line: the message, and the first line of the stack.
     const [, what = message] = message.match(/^error: (.*)/m) ?? [];
     const [, where = "at an unknown place"] = `${stack}\n${message}`.match(/^\s+(at .*)/m) ?? [];
-    why = `${what}, ${where}`;
+    error = `${what}, ${where}`;
   });
-  const ended = new Promise<void>((resolve) => {
-    worker.on("exit", (code) => {
-      signal.removeEventListener("abort", stop);
-      why ||= `exit ${code}`;
-      resolve();
-    });
+  const ended = new Promise<string>((resolve) => {
+    worker.on("exit", (code) => resolve(error || `exit ${code}`));
   });
-  const address = await Promise.race([
-    new Promise<Address>((resolve) => {
-      worker.on("message", (message: unknown) => {
-        // Messages of the program itself come here too.
-        const { listensOn } = Object(message) as { listensOn?: Address };
-        if (listensOn !== undefined) resolve(listensOn);
-      });
-    }),
-    ended.then(() => Promise.reject(new Failure(`a thread could not start: ${why}`))),
-  ]);
+  const listens = new Promise<Address>((resolve) => {
+    // Messages of the program itself come here too.
+    worker.on("message", (message) => Object(message).listensOn && resolve(message.listensOn));
+  });
+  const early = ended.then((why) =>
+    Promise.reject(new Failure(`a thread could not start: ${why}`)),
+  );
+  const address = await Promise.race([listens, early]);
+  const stop = () => worker.postMessage("stop");
   if (signal.aborted) stop();
-  else signal.addEventListener("abort", stop, { once: true });
-  ended.then(() => died(why));
+  else signal.addEventListener("abort", stop);
+  ended.then((why) => {
+    signal.removeEventListener("abort", stop);
+    died(why);
+  });
   return address;
 }
 
@@ -200,20 +185,16 @@ async function relayAll(
   secret: string,
   { signal, grace, maxBuffered, onError }: ThreadOptions,
 ) {
+  const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
   let turn = 0;
-  const relayNext = (conn: Socket) => {
+  const relayNext = async (client: Socket) => {
     const slot = turn++ % pool.length;
-    return relayTo(() => pool[slot]!, conn, secret);
+    const ends = { source: client.remoteAddress, destination: client.localAddress };
+    using thread = await reach(() => pool[slot]!, encodeProxyHeader({ ...ends, tlvs }));
+    await relay(client, thread);
   };
   const limits = { maxConnections: Infinity, descriptors: 3, idleTimeout: 0 };
   await serve(server, relayNext, { ...limits, signal, grace, maxBuffered, onError });
-}
-
-async function relayTo(slot: () => Promise<Address>, client: Socket, secret: string) {
-  const ends = { source: client.remoteAddress, destination: client.localAddress };
-  const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
-  using thread = await reach(slot, encodeProxyHeader({ ...ends, tlvs }));
-  await relay(client, thread);
 }
 
 // While a thread is being replaced, connecting to it is refused, and tried again.
