@@ -1,7 +1,7 @@
 FROM oven/bun:1.4.4-slim
 
 LABEL org.opencontainers.image.title="Socket scripts for Bun" \
-      org.opencontainers.image.description="An echo server, and every other script of the collection by its path" \
+      org.opencontainers.image.description="An echo server, and every other script of the collection by its name" \
       org.opencontainers.image.licenses="MIT"
 
 # No install step: at run time the scripts need nothing but Bun. What is copied belongs to root, so the

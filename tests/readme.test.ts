@@ -178,25 +178,42 @@ describe("the commands", () => {
     expect(String(await conn.recv(100))).toBe("hello");
   });
 
-  testWith("openssl", "an echo over TLS in five minutes", async () => {
-    const line = (...words: string[]) =>
-      lines.find((line) => words.every((word) => line.includes(word)))!;
-    await using making = shell(line("openssl req"), project);
-    expect(await making.exit(), making.stderr).toBe(0);
-    await using server = shell(`exec ${line("echo-threaded-server", "--tls-cert")}`, project);
-    await server.port();
-    for (const client of [line("netcat", "--tls-ca"), line("s_client")]) {
-      await using typing = shell(`exec ${client}`, project);
-      typing.type("hello\n");
-      await typing.until(/^hello\n/m);
-    }
-    await using pages = shell(`exec ${line("http-server", "--tls-cert")}`, project);
-    await pages.port();
-    if (Bun.which("curl") === null) return;
-    await using curl = shell(`exec ${line("curl")}`, project);
-    expect(await curl.exit(), curl.stderr).toBe(0);
-    expect(curl.stdout).toContain("GET /hello HTTP/1.1");
-  });
+  testWith(
+    "openssl",
+    "an echo over TLS in five minutes, and TLS in front of a server that has none",
+    async () => {
+      const line = (...words: string[]) =>
+        lines.find((line) => words.every((word) => line.includes(word)))!;
+      await using making = shell(line("openssl req"), project);
+      expect(await making.exit(), making.stderr).toBe(0);
+      await using server = shell(`exec ${line("echo-threaded-server", "--tls-cert")}`, project);
+      await server.port();
+      for (const client of [line("netcat", "--tls-ca"), line("s_client")]) {
+        await using typing = shell(`exec ${client}`, project);
+        typing.type("hello\n");
+        await typing.until(/^hello\n/m);
+      }
+      await using pages = shell(`exec ${line("http-server", "--tls-cert")}`, project);
+      await pages.port();
+      using theirs = Bun.serve({
+        hostname: "127.0.0.1",
+        port: 0,
+        fetch: () => new Response("mine"),
+      });
+      const before = line("proxy", "--tls-cert").replace(":3000", `:${theirs.port}`);
+      await using proxy = shell(`exec ${before}`, project);
+      await proxy.port();
+      if (Bun.which("curl") === null) return;
+      for (const [fetched, page] of [
+        [line("curl", "8000"), "GET /hello HTTP/1.1"],
+        [line("curl", "4443"), "mine"],
+      ] as const) {
+        await using curl = shell(`exec ${fetched}`, project);
+        expect(await curl.exit(), curl.stderr).toBe(0);
+        expect(curl.stdout).toContain(page);
+      }
+    },
+  );
 
   const stations = lines.filter((line) => line.startsWith("bun run scripts/weather-station.ts"));
 
