@@ -175,7 +175,8 @@ export async function serve(
   clearInterval(everyMinute);
 }
 
-function logEnd(conn: Socket, began: number, failure: unknown): void {
+/** What `--log` writes when a connection has ended: who, how, how long, and the bytes each way. */
+export function logEnd(conn: Socket, began: number, failure: unknown): void {
   const how =
     failure === undefined ? "ended" : failure instanceof SocketError ? failure.code : "failed";
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
@@ -183,7 +184,8 @@ function logEnd(conn: Socket, began: number, failure: unknown): void {
   log(`${formatAddress(conn.remoteAddress)} ${how}: ${seconds} s, ${bytes}`);
 }
 
-function log(line: string): void {
+/** Writes a line on stderr, with the time. */
+export function log(line: string): void {
   console.error(`${new Date().toISOString()} ${line}`);
 }
 

@@ -9,12 +9,13 @@ Documented in tutorial 003, "Non-blocking Sockets".
 import { formatAddress } from "../lib/address.ts";
 import { cli, print, serverFlags, warn } from "../lib/cli.ts";
 import { select } from "../lib/select.ts";
-import { affordable, limitBuffered, limitFlags } from "../lib/serve.ts";
+import { affordable, limitBuffered, limitFlags, log, logEnd, logFlags } from "../lib/serve.ts";
 import { listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 
 const { host, port, timeout, verbose, grace, signal, ...limits } = cli(help, {
   ...serverFlags(5000),
   ...limitFlags,
+  ...logFlags,
   verbose: { type: "boolean", about: "print the three lists of each select()" },
   timeout: { type: "seconds", default: 60, min: 0.001, about: "time until it says: no activity" },
 });
@@ -28,6 +29,11 @@ print(`listening on ${formatAddress(server.address)}`);
 // received from it: so it cannot send on.
 const clients = new Map<Socket, Buffer>();
 const NOTHING = Buffer.alloc(0);
+
+// For --log: when each connection began, and how many were refused in this minute.
+const began = new WeakMap<Socket, number>();
+let refused = 0;
+if (limits.log) setInterval(logState, 60_000).unref();
 
 // After a signal nothing more is received; each client gets back what it has sent, and then an end.
 signal.addEventListener("abort", () => {
@@ -70,9 +76,11 @@ function welcome(): void {
       // When no byte has moved for too long, every call on the connection fails.
       conn.setIdleTimeout(limits.idleTimeout > 0 ? limits.idleTimeout * 1000 : Infinity);
       clients.set(conn, NOTHING);
+      began.set(conn, performance.now());
       continue;
     }
     conn.reset();
+    refused++;
     if (!full) warn(`${max} connections are open: more are refused until one ends`);
     full = true;
   }
@@ -101,15 +109,21 @@ function attempt(conn: Socket, step: () => void): void {
     step();
   } catch (error) {
     warn(error);
-    drop(conn);
+    drop(conn, error);
   }
 }
 
-function drop(conn: Socket): void {
+function drop(conn: Socket, why?: unknown): void {
+  if (limits.log) logEnd(conn, began.get(conn)!, why);
   clients.delete(conn);
   // A client that still sends when we close would be reset: at a signal, it has time to end first.
   if (signal.aborted) conn.shutdown("write");
   else conn.close();
+}
+
+function logState(): void {
+  log(`${clients.size} open, ${refused} refused`);
+  refused = 0;
 }
 
 // A part of what a client is owed must not look like all of it.

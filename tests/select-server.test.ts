@@ -3,9 +3,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { formatAddress } from "../lib/address.ts";
-import { connect } from "../lib/socket.ts";
+import { connect, type Socket } from "../lib/socket.ts";
 import {
   echoes,
+  fails,
   PATIENCE_MS,
   pattern,
   python,
@@ -39,6 +40,29 @@ describe("select-server", () => {
   test("says when nothing happens", async () => {
     await using server = script("select-server", ["--port", "0", "--timeout", "0.01"]);
     await server.until(/no activity\nno activity\n/);
+  });
+
+  test("--log: a line when a connection has ended, and how", async () => {
+    await using server = script("select-server", ["--port", "0", "--log", "--max-connections=2"]);
+    const port = await server.port();
+    using one = await connect({ port });
+    using two = await connect({ port });
+    for (const conn of [one, two]) {
+      await conn.sendAll("hello");
+      await conn.recvExactly(5);
+    }
+    const third = connect({ port }).then((conn) => conn.recv(1)); // may be told by either
+    await fails(third, "ECONNRESET");
+    const ended = async (who: Socket, how: string) => {
+      const { port } = who.localAddress;
+      const line = `^[-\\dT:.]+Z 127\\.0\\.0\\.1:${port} ${how}: \\d\\.\\d s, 5 bytes in, 5 out\n`;
+      await server.until(new RegExp(line, "m"), "stderr");
+    };
+    one.shutdown("write");
+    await ended(one, "ended");
+    two.reset();
+    await ended(two, "ECONNRESET");
+    expect(server.stderr.match(/ bytes in, /g)).toHaveLength(2);
   });
 
   test("--verbose tells of each turn: the three lists that select is given, and the three that it gives", async () => {

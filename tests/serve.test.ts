@@ -16,6 +16,7 @@ import {
   python,
   recvAll,
   script,
+  servers,
   testPython,
   turn,
 } from "./helpers.ts";
@@ -504,6 +505,18 @@ test("--log: a line when a connection ends, and one a minute with what is open a
     says(`${name(two)} ECONNRESET: \\d+\\.\\d s, 5 bytes in, 5 out`),
   ]);
   expect(writing).toHaveBeenCalledTimes(4);
+});
+
+// Those for one client at a time have no crowd to tell of, and datagrams have no connections.
+const many = [...servers, "proxy"].filter((name) => !/^echo-(loop-)?server$/.test(name));
+test.each(many)("%s --log tells who has ended", async (name) => {
+  const to = name === "proxy" ? ["--to", "127.0.0.1:1"] : [];
+  const flags = ["--host", "127.0.0.1", "--port", "0", "--log", ...to];
+  await using server = script(name, flags);
+  using conn = await connect({ port: await server.port() });
+  conn.shutdown("write");
+  const line = `^[-\\dT:.]+Z 127\\.0\\.0\\.1:${conn.localAddress.port} \\w+: 0\\.\\d s, \\d+ bytes in, \\d+ out\n`;
+  await server.until(new RegExp(line, "m"), "stderr");
 });
 
 test("without --log nothing is written, and no timer runs", async () => {
