@@ -274,35 +274,126 @@ describe("the recordings", () => {
   const same = (text: string) =>
     text.replace(/^\d\d:\d\d:\d\d\.\d{3}/gm, "TIME").replace(/:[1-6]\d{4}\b/g, ":PORT");
 
-  /** What a terminal shows when a command has ended there. */
-  async function shown(command: string): Promise<string> {
-    let written = "";
-    const decoder = new TextDecoder();
-    const child = Bun.spawn(["bash", "-c", command.replace(NPX, "bun")], {
-      cwd: root,
-      env: { ...process.env, PATH: searchPath, HOST: "", PORT: "", NO_COLOR: "1" },
-      terminal: {
-        cols: 100,
-        data: (_, bytes) => void (written += decoder.decode(bytes, { stream: true })),
-      },
-    });
-    expect(await child.exited, written).toBe(0);
-    child.terminal!.close();
-    // A line that is wiped before the next is written: CR, and CSI K of ECMA-48.
-    return written.replaceAll("\r\n", "\n").replace(/^.*\r\x1b\[K/gm, "");
+  /** A terminal: the command of a recording runs in it, and a person types what is typed there. */
+  class Terminal implements AsyncDisposable {
+    #written = "";
+    #decoder = new TextDecoder();
+    #output = Promise.withResolvers<void>();
+    #child: Bun.Subprocess;
+    /** The output that the recording has. */
+    readonly #recorded: string;
+    /** Up to here it has been played. */
+    #played = 0;
+
+    constructor(recording: string) {
+      const [command = "", ...output] = recording.split("\n");
+      this.#recorded = output.join("\n");
+      this.#child = Bun.spawn(["bash", "-c", command.replace("$ ", "").replace(NPX, "bun")], {
+        cwd: root,
+        env: { ...process.env, PATH: searchPath, HOST: "", PORT: "", NO_COLOR: "1" },
+        terminal: {
+          cols: 100,
+          data: (_, bytes) => {
+            this.#written += this.#decoder.decode(bytes, { stream: true });
+            this.#output.resolve();
+            this.#output = Promise.withResolvers<void>();
+          },
+        },
+      });
+    }
+
+    /** What it shows. A line is wiped before the next is written: CR, and CSI K of ECMA-48. */
+    get shown(): string {
+      return this.#written.replaceAll("\r\n", "\n").replace(/^.*\r\x1b\[K/gm, "");
+    }
+
+    async until(isThere: () => boolean): Promise<void> {
+      const late = Bun.sleep(PATIENCE_MS).then(() => {
+        throw new Error(`it shows:\n${this.shown}\nand not:\n${this.#recorded}`);
+      });
+      late.catch(() => {});
+      while (!isThere()) await Promise.race([this.#output.promise, late]);
+    }
+
+    /** Waits until the terminal shows what was there when the line was typed, and gives where that is. */
+    async ready(line: string, from = this.#played): Promise<number> {
+      const at = this.#recorded.indexOf(`${line}\n`, from);
+      if (at > 0 && !"\n:".includes(this.#recorded[at - 1]!)) return this.ready(line, at + 1);
+      expect(at, `${line} in:\n${this.#recorded}`).toBeGreaterThanOrEqual(0);
+      await this.until(() => same(this.shown) === same(this.#recorded.slice(0, at)));
+      return at;
+    }
+
+    async type(line: string): Promise<void> {
+      this.#played = (await this.ready(line)) + line.length + 1;
+      this.#child.terminal!.write(`${line}\n`);
+    }
+
+    /** Waits for the end of the program; where the recording ends with Ctrl-C, presses it. */
+    async end(): Promise<void> {
+      const rest = this.#recorded.match(/^([^]*)\^C\n$/)?.[1];
+      if (rest !== undefined) {
+        await this.until(() => same(this.shown) === same(rest));
+        this.#child.terminal!.write("\x03");
+      }
+      expect(await this.#child.exited, this.shown).toBe(0);
+      expect(same(this.shown).trimEnd()).toBe(same(this.#recorded).trimEnd());
+    }
+
+    async [Symbol.asyncDispose](): Promise<void> {
+      this.#child.kill("SIGKILL");
+      await this.#child.exited;
+      this.#child.terminal!.close();
+    }
   }
 
-  test("are what a person sees", async () => {
-    const [server, client, traced] = blocks(english, "console").map((block) => {
-      const [command = "", ...output] = block.split("\n");
-      return { command: command.replace("$ ", "exec "), output: output.join("\n") };
-    });
-    for (const { command, output } of [client!, traced!]) {
-      await using one = shell(server!.command);
-      await one.until(/listening/);
-      expect(same(await shown(command))).toBe(same(output));
-      expect(await one.exit()).toBe(0);
-      expect(one.stdout).toBe(server!.output);
+  /**
+   * Starts one after the other: the next when a server listens, or a client waits for the keyboard. Then types the
+   * lines, each in the terminal with its number.
+   */
+  async function play(recordings: string[], typed: [number, string][] = []): Promise<void> {
+    await using stack = new AsyncDisposableStack();
+    const terminals: Terminal[] = [];
+    for (const [i, recording] of recordings.entries()) {
+      const terminal = stack.use(new Terminal(recording));
+      const isServer = recording.includes("listening on");
+      if (isServer) await terminal.until(() => terminal.shown.includes("listening on"));
+      const [, line] = typed.find(([number]) => number === i + 1) ?? [];
+      if (line !== undefined) await terminal.ready(line);
+      terminals.push(terminal);
     }
+    for (const [number, line] of typed) await terminals[number - 1]!.type(line);
+    for (const terminal of terminals.reverse()) await terminal.end(); // clients first
+  }
+
+  test("of the README are what a person sees", async () => {
+    const [server, client, traced] = blocks(english, "console") as [string, string, string];
+    await play([server, client]);
+    await play([server, traced]);
+  });
+
+  /** What is typed in the terminals of a lesson, in this order. */
+  const TYPED: Record<string, [number, string][]> = {
+    "01-basic-echo.md": [[2, "안녕"]],
+    "02-echo-loop.md": [
+      [2, "안녕"],
+      [2, "소켓"],
+      [2, ""],
+    ],
+    "03-backlog.md": [[2, "하나"]],
+    "04-threads.md": [
+      [3, "둘"],
+      [2, "하나"],
+      [2, ""],
+      [3, ""],
+    ],
+    "05-send-and-sendall.md": [],
+    "websocket.md": [
+      [2, "안녕"],
+      [2, ""],
+    ],
+  };
+  test.each(Object.entries(TYPED))("of %s are what a person sees", async (page, typed) => {
+    await play(blocks(readFileSync(join(root, "docs/en", page), "utf8"), "console"), typed);
   });
 });
