@@ -119,7 +119,12 @@ export class Network implements Disposable {
 
   /** A process in it. */
   process(command: string[]): Process {
-    return new Process(["ip", "netns", "exec", this.name, ...command]);
+    return new Process(this.inside(command));
+  }
+
+  /** The command that runs a command in it. */
+  inside(command: string[]): string[] {
+    return ["ip", "netns", "exec", this.name, ...command];
   }
 
   [Symbol.dispose](): void {

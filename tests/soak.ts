@@ -3,6 +3,7 @@ Soak: runs every server under well-behaved and ill-behaved clients for a time, a
 through, and what each server holds of memory and descriptors at the start and at the end.
 
   terminal 1:  bun run soak --seconds 600
+  terminal 2:  bun run bad-network bun run soak --via 10.99.0.2     (packets are lost and late: see bad-network.ts)
 `;
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -13,14 +14,15 @@ import { cli, fail, print, refuse } from "../lib/cli.ts";
 import { datagram } from "../lib/datagram.ts";
 import { lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { encodeProxyHeader } from "../lib/relay.ts";
-import { connect, type Socket } from "../lib/socket.ts";
+import { type ClientTls, connect, type Socket } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
 import { pattern, Process, recvAll, script } from "./helpers.ts";
 
-const { seconds, clients, only, signal } = cli(help, {
+const { seconds, clients, only, via, signal } = cli(help, {
   seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
   only: { type: "string", about: "servers whose command begins so" },
+  via: { type: "string", default: "127.0.0.1", about: "the address that the clients connect to" },
   clients: { type: "count", default: 8, min: 1, about: "clients at once, for each server" },
 });
 
@@ -70,15 +72,20 @@ const chat: Visit = async (conn) => {
   return [Buffer.byteLength(said), Buffer.byteLength(text)];
 };
 
+const host = via === "127.0.0.1" ? via : "0.0.0.0"; // where the servers listen
+
 // By the server's command. What has no connection in its hand makes its own: by datagrams, by netcat.
 const visits: Record<string, Visit | null> = {
   "udp-echo-server": null,
-  "echo-server --forever": exchange(() => Buffer.from("one message")),
-  "echo-loop-server --forever": exchange(() => Buffer.from("text ".repeat(random(2000)))),
+  // One client after another: one whose reset was lost would keep all others waiting.
+  "echo-server --forever --idle-timeout 3": exchange(() => Buffer.from("one message")),
+  "echo-loop-server --forever --idle-timeout 3": exchange(() =>
+    Buffer.from("text ".repeat(random(2000))),
+  ),
   "echo-threaded-server": exchange(data(300_000)),
   "echo-threaded-server --relay": exchange(data(300_000)),
   "select-server": exchange(data(300_000)),
-  "weather-receiver --host 127.0.0.1": exchange(
+  [`weather-receiver --host ${host}`]: exchange(
     () => Buffer.from("temperature: 20\n".repeat(1 + random(50))),
     () => Buffer.alloc(0),
   ),
@@ -149,7 +156,7 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
 
 // Of datagrams some are lost: they are sent again. And who behaves ill sends many, and reads no reply.
 async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
-  using socket = await datagram({ peer: { host: "127.0.0.1", port: tally.port } });
+  using socket = await datagram({ peer: { host: via, port: tally.port } });
   if (!well) {
     tally.misdeeds++;
     for (let i = random(500); i > 0; i--) socket.trySendTo(pattern(random(1500), seed++));
@@ -194,7 +201,7 @@ interface Tally {
   name: string;
   server: Process;
   port: number;
-  tls: { ca: string } | undefined;
+  tls: ClientTls | undefined;
   visits: number;
   misdeeds: number;
   out: number;
@@ -210,10 +217,10 @@ const going = () => performance.now() < end && !signal.aborted;
 async function soak(name: string, visit: Visit | null): Promise<boolean> {
   // We read the server's output only up to its port, and `cat` drops the rest: if we read it all and were slow,
   // the server would have to wait for us.
-  const tls = name.includes(TLS) ? { ca: cert } : undefined;
+  const tls = name.includes(TLS) ? { ca: cert, serverName: "localhost" } : undefined;
   const [file, ...flags] = name.replace(/ \(.*/, "").split(" ");
   if (file === "weather-station") flags.push(`--store=sqlite://${folder}/weather.db`);
-  const env = { HOST: "127.0.0.1", ...(tls && files) };
+  const env = { HOST: host, ...(tls && files) };
   await using behind =
     file === "proxy" ? script("echo-threaded-server", ["--port", "0"], env) : null;
   if (behind !== null) flags.push(`--to localhost:${await behind.port()}`);
@@ -257,7 +264,7 @@ async function call(tally: Tally, visit: Visit | null, well: boolean): Promise<v
 
 async function callByConnection(tally: Tally, visit: Visit, well: boolean) {
   const tls = well || random(2) > 0 ? tally.tls : undefined;
-  using conn = await connect({ port: tally.port, tls });
+  using conn = await connect({ host: via, port: tally.port, tls });
   conn.setTimeout(30_000);
   if (well) return await visit(conn);
   tally.misdeeds++;
@@ -291,7 +298,8 @@ async function report(tally: Tally): Promise<boolean> {
 // Each server has its guests in a process of their own. (Bun goes on with five TLS handshakes a turn of the loop,
 // the newest first: in one process for all, whose turns are long, some would wait for ever.)
 async function soakAlone(name: string): Promise<boolean> {
-  const flags = ["--seconds", `${seconds}`, "--clients", `${clients}`, "--only", name];
+  const limits = ["--seconds", `${seconds}`, "--clients", `${clients}`];
+  const flags = [...limits, "--via", via, "--only", name];
   const command = [process.execPath, "run", import.meta.path, ...flags];
   const child = Bun.spawn(command, { stdout: "inherit", stderr: "ignore" });
   signal.addEventListener("abort", () => child.kill());
