@@ -76,6 +76,17 @@ describe("the pages", () => {
     expect(pagesIn("docs/ko")).toEqual(pages);
   });
 
+  test.each(pages.filter((page) => /^\d/.test(page)))(
+    "%s, a lesson, has code of ours, terminals and a picture",
+    (page) => {
+      const text = textOf(`docs/en/${page}`);
+      const infos = blocksOf(text).map(({ info }) => info);
+      expect(infos).toContain("console");
+      expect(infos.some((info) => info.startsWith("ts scripts/"))).toBe(true);
+      expect(linksOf(text).some((link) => link.startsWith("../pictures/"))).toBe(true);
+    },
+  );
+
   test.each(["en", "ko"])("are in the index, and linked from the README: %s", (language) => {
     const linked = (file: string) => linksOf(textOf(file)).map((link) => link.split("#")[0]);
     const index = linked(`docs/${language}/README.md`);
