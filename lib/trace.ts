@@ -6,11 +6,12 @@ import { isMainThread, threadId } from "node:worker_threads";
 
 import { type Address, formatAddress } from "./address.ts";
 import { DatagramSocket } from "./datagram.ts";
-import { SocketError } from "./errors.ts";
+import { isAbort, SocketError } from "./errors.ts";
 import { ServerSocket, Socket } from "./socket.ts";
 import { calls } from "./socket/calls.ts";
 import { POLLNVAL } from "./socket/readiness.ts";
 import { content, isData, preview, reason } from "./trace/text.ts";
+import type { Inbox } from "./socket/queues.ts";
 import type { Whole } from "./socket/receiving.ts";
 
 /** `"live"` is JSON, and one more line for each call that has to wait, before it returns. */
@@ -72,15 +73,9 @@ interface Call {
  * startTrace("text", console.error);
  * // 14:03:07.512  conn#1 127.0.0.1:53122  recv(1024) -> 5 bytes "hello"
  */
-export function startTrace(mode: TraceMode, write: (line: string) => void): void {
-  isLive = mode === "live";
-  tell = (call, outcome, failed, waits) => {
-    clearTimeout(call.timer);
-    const told = describe(call, outcome, failed, waits);
-    write(mode === "text" ? toLine(told, call.on) : JSON.stringify(told));
-  };
+export function startTrace(as: TraceMode, to: (line: string) => void): void {
+  [mode, write] = [as, to];
   for (const { prototype } of Object.values(CLASSES)) wrapMethods(prototype);
-  wrapAcceptLoop();
   const { run } = calls;
   calls.run = (name, call, ...args) => {
     // select() takes iterables, and some can be iterated only once: both get the copy.
@@ -89,8 +84,8 @@ export function startTrace(mode: TraceMode, write: (line: string) => void): void
   };
 }
 
-let tell: (call: Call, outcome: unknown, failed: boolean, waits?: true) => void;
-let isLive = false;
+let mode: TraceMode;
+let write: (line: string) => void;
 
 const thread = isMainThread ? undefined : threadId;
 
@@ -109,31 +104,18 @@ function wrapMethods(prototype: any): void {
 }
 
 // A framing takes more out of the stream than the message that it gives: its length, or a delimiter.
-function counting(whole: Whole<unknown>): Whole<unknown> {
-  const counted: Whole<unknown> = {
+function counting<T>(whole: Whole<T>): Whole<T> & { taken: number } {
+  const counted = {
     ...whole,
-    take(inbox) {
+    taken: 0,
+    take(inbox: Inbox) {
       const before = inbox.length;
       const message = whole.take(inbox);
-      if (message !== null) taken.set(counted, before - inbox.length);
+      counted.taken = before - inbox.length;
       return message;
     },
   };
   return counted;
-}
-
-const taken = new WeakMap<object, number>();
-
-// Each step of a `for await` over a server is shown as an accept. (Over a socket, each step calls recv,
-// which is wrapped already.)
-function wrapAcceptLoop(): void {
-  const original = ServerSocket.prototype[Symbol.asyncIterator];
-  ServerSocket.prototype[Symbol.asyncIterator] = function (this: ServerSocket) {
-    const steps = original.call(this);
-    const next = steps.next.bind(steps);
-    steps.next = () => watch(this, "accept", [], next);
-    return steps;
-  };
 }
 
 // A call that another traced call makes is part of that one, and not shown.
@@ -157,7 +139,8 @@ function watch(on: object | null, name: string, args: unknown[], run: () => any)
     inside = false;
   }
   if (!(result instanceof Promise)) return returned(result);
-  if (isLive) call.timer = setTimeout(tell, WAITS_MS, call, undefined, false, true).unref();
+  if (mode === "live")
+    call.timer = setTimeout(tell, WAITS_MS, call, undefined, false, true).unref();
   return result.then(returned, failed);
 }
 
@@ -166,8 +149,7 @@ function isClosed(socket: any): boolean {
 }
 
 function isList(value: unknown): value is Iterable<unknown> {
-  const list = typeof value === "object" && value !== null && Symbol.iterator in value;
-  return list && !(value instanceof Uint8Array);
+  return Symbol.iterator in Object(value) && !isData(value);
 }
 
 // With fractions of a millisecond, so that the calls of two processes can be sorted.
@@ -177,9 +159,15 @@ function now(): number {
 
 // ---- telling
 
+function tell(call: Call, outcome: unknown, failed: boolean, waits?: true): void {
+  clearTimeout(call.timer);
+  const told = describe(call, outcome, failed, waits);
+  write(mode === "text" ? toLine(told, call.on) : JSON.stringify(told));
+}
+
 function describe(call: Call, outcome: any, failed: boolean, waits?: true): TracedCall {
   const { on, name, args, began } = call;
-  const made = [outcome, outcome?.value].find(isSocket);
+  const made = isSocket(outcome) ? outcome : undefined;
   const time = now();
   const shown = args.map((arg) => (isSend(name) && isData(arg) ? preview(arg) : show(arg)));
   const [result, error] = failed ? failure(call, outcome) : [success(call, outcome)];
@@ -208,8 +196,6 @@ function success({ on, name, args }: Call, outcome: any): string {
   if (outcome === null) return "would block";
   if (name === "recvMessage")
     return outcome === (args[0] as Whole<unknown>).end ? "EOF" : show(messageIn(outcome));
-  if (outcome.done) return "closed"; // the accept loop's
-  if (outcome.done === false) return fullName(outcome.value);
   if (isSocket(outcome)) return fullName(outcome);
   if (name === "select") {
     const nothing = outcome.flat().length === 0 ? " (time is up)" : "";
@@ -220,15 +206,15 @@ function success({ on, name, args }: Call, outcome: any): string {
 }
 
 /** Why a call failed, in words, and the error's code; no code if it is no error. */
-function failure({ args, closed }: Call, error: any): [result: string, error?: string] {
-  const signal = args.map((arg: any) => arg?.signal).find((signal) => signal?.aborted);
-  if (signal !== undefined && error === signal.reason) {
+function failure({ name, args, closed }: Call, error: any): [result: string, error?: string] {
+  if (args.some((arg: any) => arg?.signal && isAbort(error, arg.signal))) {
     const why = error instanceof DOMException ? error.name : reason(error);
     return [why === "AbortError" ? "aborted" : `aborted (${why})`];
   }
   if (!(error instanceof SocketError)) return [reason(error), error?.name ?? "Error"];
   const { code, partial, bytesSent, cause } = error;
-  if (code === "EBADF" && !closed) return ["closed"]; // by us, while it waited
+  // Closed by us while it waited; an accept also before, for so does a `for await` over a server end.
+  if (code === "EBADF" && (!closed || name === "accept")) return ["closed"];
   if (partial?.length === 0) {
     const broken = (cause as { code?: string } | undefined)?.code;
     return [broken ?? "EOF", broken];
@@ -252,7 +238,8 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
   const given = failed ? outcome?.partial : name === "recvMessage" ? messageIn(outcome) : outcome;
   const [came, from] = Array.isArray(given) ? given : [given];
   if (!(came instanceof Uint8Array)) return {};
-  const bytes = taken.get(args[0] as object) ?? came.length;
+  const { taken = 0 } = Object(args[0]) as { taken?: number };
+  const bytes = taken || came.length;
   return { bytes, data: content(came), peer: from && show(from) };
 }
 

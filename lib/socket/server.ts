@@ -93,12 +93,12 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   }
 
   /** The connections as they come, until the server is closed. Breaking out closes nothing. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<Socket, void, undefined> {
-    while (!this.#closed) {
-      const conn = this.#next();
-      if (conn !== null) yield conn;
-      else await this.#change.wait();
-    }
+  [Symbol.asyncIterator](): AsyncIterator<Socket, undefined> {
+    const ended = (error: unknown): IteratorResult<Socket, undefined> => {
+      if (!this.#closed) throw error;
+      return { value: undefined, done: true };
+    };
+    return { next: () => this.accept().then((value) => ({ value, done: false }), ended) };
   }
 
   /**

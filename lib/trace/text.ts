@@ -18,16 +18,11 @@ export function preview(data: string | Uint8Array): string {
 
 /** The first bytes: as text if they are UTF-8 without control characters, else in hex. */
 export function content(bytes: Uint8Array): string {
-  const head = bytes.subarray(0, 32);
+  const head = Buffer.from(bytes.subarray(0, 32));
   const isCut = bytes.length > head.length;
-  const hex = () => [...head].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  const more = isCut ? "…" : "";
-  try {
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    const text = decoder.decode(head, { stream: isCut }); // cut, it may end within a character
-    const isText = !/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/.test(text);
-    return (isText ? text && JSON.stringify(text) : hex()) + more;
-  } catch {
-    return hex() + more;
-  }
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // what is not UTF-8 becomes U+FFFD
+  const text = decoder.decode(head, { stream: isCut }); // cut, it may end within a character
+  const isBinary = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffd]/.test(text);
+  const shown = isBinary ? head.toString("hex").replace(/..(?=.)/g, "$& ") : JSON.stringify(text);
+  return text && shown + (isCut ? "…" : "");
 }
