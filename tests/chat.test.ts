@@ -392,6 +392,8 @@ async function twoServers(port: number) {
   const bob = await Person.at(await two.port(), "bob");
   const [first = ""] = [await ann.next()];
   expect(first).toBe("* bob joined");
+  await ann.says("hello");
+  while ((await bob.next()) !== "ann: hello"); // "* ann joined" may come late, when he has joined
   const close = async () => {
     for (const person of [ann, bob]) person[Symbol.dispose]();
     for (const server of servers) await server[Symbol.asyncDispose]();

@@ -355,10 +355,20 @@ export async function echoes(port: number, bytes = 1000): Promise<void> {
   if (!got.equals(data)) throw new Error(`${got.length} of ${bytes} bytes, or other ones`);
 }
 
-/** A port that was free a moment ago, for a program that cannot be asked which one it took. */
+/**
+ * A port that is free now, for a program that cannot be asked which one it took. It is none of those that a
+ * kernel gives out for port 0, which another test could get meanwhile.
+ */
 export function freePort(): number {
-  using probe = listen({ port: 0 });
-  return probe.address.port;
+  for (;;) {
+    const port = 25_000 + Math.floor(Math.random() * 7_000);
+    try {
+      listen({ port }).close();
+      return port;
+    } catch (error) {
+      if ((error as SocketError).code !== "EADDRINUSE") throw error;
+    }
+  }
 }
 
 /** Waits until nobody listens on a port any more. */

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect, listen } from "../lib/socket.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
 import { type Certificate, makeCertificate } from "../scripts/secure/certificate.ts";
 import {
   fails,
@@ -331,6 +331,33 @@ describe("SIGHUP", () => {
       conn?.close();
     }
   }
+
+  test("a thread that starts later gets the certificate from the main thread, not from the files", async () => {
+    const [certFile, keyFile] = [file("live.pem", old.cert), file("live.key", old.key)];
+    const command = [
+      "tests/fixtures/faulty-threads.ts",
+      "--tls-cert",
+      certFile,
+      "--tls-key",
+      keyFile,
+    ];
+    await using server = new Process([process.execPath, "run", ...command]);
+    const port = await server.port();
+    writeFileSync(certFile, renewed.cert);
+    writeFileSync(keyFile, renewed.key);
+    server.kill("SIGHUP");
+    await server.until(/^the certificate was renewed/m, "stderr");
+    writeFileSync(certFile, "half a cert");
+    const tls = { ca: after.cert };
+    using conn = await connect({ port, tls });
+    await conn.sendAll("die");
+    await server.until(/another takes its place/, "stderr");
+    let next: Socket | null = null;
+    while (next === null) next = await connect({ port, tls }).catch(() => null);
+    await next.sendAll("hello");
+    expect(String(await next.recv(100))).toStartWith("hello from");
+    next.close();
+  });
 
   test("without TLS it ends a server, as everywhere", async () => {
     await using server = script("http-server", ["--port", "0"]);

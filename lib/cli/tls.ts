@@ -3,7 +3,7 @@
 import type { ClientTls, ServerTls } from "../socket.ts";
 import { refuse } from "./output.ts";
 
-/** How the main thread tells its threads of a renewed certificate. */
+/** Where the main thread keeps the certificate for its threads, and how it tells them of a renewed one. */
 const CHANNEL = "socket-tls";
 
 /**
@@ -26,7 +26,14 @@ export function serverTls(flags: {
   }
   if (acceptProxy)
     return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
-  const read = () => readServerTls(tlsCert, tlsKey);
+  const threads = require("node:worker_threads") as typeof import("node:worker_threads");
+  // A thread that starts later does not read the files: they may be wrong by then.
+  if (!Bun.isMainThread) return followMainThread(threads.getEnvironmentData(CHANNEL) as object);
+  const read = () => {
+    const tls = readServerTls(tlsCert, tlsKey);
+    threads.setEnvironmentData(CHANNEL, tls);
+    return tls;
+  };
   const tls = orRefuse(read);
   renewAtSignal(tls, read);
   return tls;
@@ -46,12 +53,22 @@ function orRefuse<T>(read: () => T): T {
   }
 }
 
-// At a SIGHUP, `tls` gets what `read` gives then, in all threads; if that throws, it stays as it is.
-function renewAtSignal(tls: ServerTls, read: () => ServerTls): void {
+function openChannel(hear: (message: any) => void): BroadcastChannel {
   const channel = new BroadcastChannel(CHANNEL);
   channel.unref();
-  channel.onmessage = ({ data }) => Object.assign(tls, data);
-  if (!Bun.isMainThread) return;
+  channel.onmessage = ({ data }) => hear(data);
+  return channel;
+}
+
+// A thread asks with null, since the certificate may have been renewed while it started.
+function followMainThread(tls: any): ServerTls {
+  openChannel((renewed) => Object.assign(tls, renewed)).postMessage(null);
+  return tls;
+}
+
+// At a SIGHUP, `tls` gets what `read` gives then, in all threads; if that throws, it stays as it is.
+function renewAtSignal(tls: ServerTls, read: () => ServerTls): void {
+  const channel = openChannel(() => channel.postMessage(tls));
   process.on("SIGHUP", () => {
     try {
       channel.postMessage(Object.assign(tls, read()));
