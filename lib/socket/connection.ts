@@ -330,10 +330,7 @@ export class Socket extends Receiving implements Disposable {
 
   // The peer's FIN.
   #ended(): void {
-    if (this._bits & BROKEN) return; // a reset that a send has met: `close` follows
-    this._bits |= RECV_ENDED;
-    this._wakeReceiver();
-    this._changed();
+    if (!(this._bits & BROKEN)) this.endReceiving(); // else a send has met a reset, and `close` follows
   }
 
   // Bun has let go of the descriptor: both sides have sent FIN, or the connection broke.
@@ -460,11 +457,9 @@ export class Socket extends Receiving implements Disposable {
     return input | output | (bits & BROKEN ? POLLERR : 0);
   }
 
-  #sendError(
-    bytesSent: number,
-    code = this._bits & SEND_SHUT ? "EPIPE" : this._failure?.code,
-  ): Error {
-    const error = this._error(code ?? "EPIPE", "send");
+  #sendError(bytesSent: number, code?: string): Error {
+    const broken = this._bits & SEND_SHUT ? undefined : this._failure?.code;
+    const error = this._error(code ?? broken ?? "EPIPE", "send");
     error.bytesSent = bytesSent;
     return error;
   }

@@ -128,11 +128,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
    * `EPROTO` (a TLS record was tampered with, or the peer has refused our certificate).
    */
   recv(maxBytes: number, options?: WaitOptions): Promise<Buffer> {
-    try {
-      return this.#receive(checkCount("maxBytes", maxBytes, 1), options?.signal);
-    } catch (error) {
-      return Promise.reject(error);
-    }
+    return this.#receive(maxBytes, options?.signal);
   }
 
   /**
@@ -153,11 +149,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   /** @internal Waits until the bytes that have come make a whole, and gives that. */
   recvMessage<T>(whole: Whole<T>, options?: WaitOptions): Promise<T> {
-    try {
-      return this.#receive(whole.most, options?.signal, whole);
-    } catch (error) {
-      return Promise.reject(error);
-    }
+    return this.#receive(whole.most, options?.signal, whole);
   }
 
   /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
@@ -197,13 +189,18 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   }
 
   #receive<T>(most: number, signal?: AbortSignal, whole: Whole<T> | null = null): Promise<any> {
-    if (signal?.aborted) throw signal.reason;
-    if (this.#resolve !== null) throw this._error("EBUSY", "recv");
-    this._needHandle("recv");
-    if (isTooMany()) atTurnsEnd(() => this._wakeReceiver());
-    else {
-      const given = whole === null ? this.#take(most) : this.#takeWhole(whole);
-      if (given !== null) return Promise.resolve(given);
+    try {
+      checkCount("maxBytes", most, 1);
+      signal?.throwIfAborted();
+      if (this.#resolve !== null) throw this._error("EBUSY", "recv");
+      this._needHandle("recv");
+      if (isTooMany()) atTurnsEnd(() => this._wakeReceiver());
+      else {
+        const given = whole === null ? this.#take(most) : this.#takeWhole(whole);
+        if (given !== null) return Promise.resolve(given);
+      }
+    } catch (error) {
+      return Promise.reject(error);
     }
     const { promise, resolve } = Promise.withResolvers<any>();
     this.#resolve = resolve;
