@@ -35,14 +35,11 @@ export interface ServeOptions {
   onError?: (error: unknown) => void;
 }
 
+const COUNT = { type: "count", min: 1 } as const;
+
 /** `--max-connections`, `--idle-timeout` and `--max-buffered`, for `cli`. */
 export const limitFlags = {
-  maxConnections: {
-    type: "count",
-    default: 10_000,
-    min: 1,
-    about: "connections at once; more are reset",
-  },
+  maxConnections: { ...COUNT, default: 10_000, about: "connections at once; more are reset" },
   idleTimeout: {
     type: "seconds",
     default: 300,
@@ -50,9 +47,8 @@ export const limitFlags = {
     about: "time without a byte either way until a connection is reset, 0 for ever",
   },
   maxBuffered: {
-    type: "count",
+    ...COUNT,
     default: 256,
-    min: 1,
     about: "MiB that may wait in all connections together; above it nothing is received",
   },
 } as const;

@@ -13,7 +13,7 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 import { Failure, SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
 import { type Handler, type ServeOptions, serve } from "./serve.ts";
-import type { Address, ServerSocket, ServerTls, Socket } from "./socket.ts";
+import type { Address, ServerTls, Socket } from "./socket.ts";
 import { connect, listen } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
 
@@ -85,9 +85,11 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const where = relayed ? { host: "127.0.0.1", port: 0 } : address;
   const open = new Int32Array(new SharedArrayBuffer(4 * (2 + threads)));
 
-  const start = (slot: number) => {
+  const start = async (slot: number) => {
     const job = { ...where, secret, open, slot: slot + 1 };
-    return startThread(script, job, signal, (why) => replace(slot, why));
+    const { listensOn, ended } = await startThread(script, job, signal);
+    ended.then((why) => replace(slot, why));
+    return listensOn;
   };
   // A thread that dies at once would die again and again, so it is replaced at most once a second.
   const restarted: number[] = [];
@@ -103,7 +105,11 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.race(pool);
   void Promise.all(pool); // if another cannot start, that ends the program
-  if (secret !== null) relayAll(server, pool, secret, options);
+  if (secret !== null) {
+    const { grace, maxBuffered } = options;
+    const limits = { maxConnections: Infinity, descriptors: 3, idleTimeout: 0, maxBuffered };
+    serve(server, relayTo(pool, secret), { ...limits, signal, grace, onError });
+  }
   return address;
 }
 
@@ -139,13 +145,9 @@ async function lockStart(port: number): Promise<Disposable | null> {
   }
 }
 
-// Resolves with the Worker's address when it listens, rejects if it ends before that.
-async function startThread(
-  script: string,
-  job: Job,
-  signal: AbortSignal,
-  died: (why: string) => void,
-): Promise<Address> {
+// Resolves with the Worker's address when it listens, and with what will tell why it has ended. Rejects if it ends
+// before that.
+async function startThread(script: string, job: Job, signal: AbortSignal) {
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
   let error = "";
   worker.on("error", ({ message, stack = "" }: Error) => {
@@ -164,37 +166,27 @@ async function startThread(
   const early = ended.then((why) =>
     Promise.reject(new Failure(`a thread could not start: ${why}`)),
   );
-  const address = await Promise.race([listens, early]);
+  const listensOn = await Promise.race([listens, early]);
   const stop = () => worker.postMessage("stop");
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop);
-  ended.then((why) => {
-    signal.removeEventListener("abort", stop);
-    died(why);
-  });
-  return address;
+  ended.then(() => signal.removeEventListener("abort", stop));
+  return { listensOn, ended };
 }
 
 // ---- the relay
 
-// Each connection goes to the next Worker in turn; one that is being replaced is waited for. Here,
-// a connection takes three descriptors.
-async function relayAll(
-  server: ServerSocket,
-  pool: Promise<Address>[],
-  secret: string,
-  { signal, grace, maxBuffered, onError }: ThreadOptions,
-) {
+// The handler of the relay, whose connections take three descriptors each: one goes to the next Worker in turn; a
+// Worker that is being replaced is waited for.
+function relayTo(pool: Promise<Address>[], secret: string): Handler {
   const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
   let turn = 0;
-  const relayNext = async (client: Socket) => {
+  return async (client) => {
     const slot = turn++ % pool.length;
     const ends = { source: client.remoteAddress, destination: client.localAddress };
     using thread = await reach(() => pool[slot]!, encodeProxyHeader({ ...ends, tlvs }));
     await relay(client, thread);
   };
-  const limits = { maxConnections: Infinity, descriptors: 3, idleTimeout: 0 };
-  await serve(server, relayNext, { ...limits, signal, grace, maxBuffered, onError });
 }
 
 // While a thread is being replaced, connecting to it is refused, and tried again.

@@ -9,7 +9,7 @@ Documented in tutorial 001, "Client".
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { cli, clientFlags, fail, peerText, print } from "../lib/cli.ts";
+import { cli, clientFlags, fail, peerText, print, refuse } from "../lib/cli.ts";
 import { lines } from "../lib/framing.ts";
 import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { connect } from "../lib/socket.ts";
@@ -18,9 +18,18 @@ const { host, port, sensor, readings, interval, signal } = cli(help, {
   port: { ...clientFlags(23456).port, about: "the station's port" },
   host: { type: "string", about: "the station's address or name (default: this machine's own)" },
   sensor: { type: "string", about: "the sensor's name, for weather-station (default: its host)" },
-  readings: { type: "numbers", default: "15,22,21,26,25,19", about: "the temperatures to send" },
+  readings: {
+    type: "string",
+    takes: "N,N,…",
+    default: "15,22,21,26,25,19",
+    about: "the temperatures to send",
+  },
   interval: { type: "seconds", default: 2, min: 0, about: "time after each" },
 });
+const temperatures = readings.split(",").map((text) => text.trim());
+if (!temperatures.every((text) => /^-?\d+(\.\d+)?$/.test(text))) {
+  refuse(`--readings must be numbers with commas between them, not "${readings}"`);
+}
 const ip = host ?? (await ownAddress());
 print(`connecting to ${gethostname()} (${await getfqdn()}) with ${ip}`);
 using conn = await connect({ host: ip, port, signal });
@@ -34,9 +43,9 @@ conn.waitReadable().then(
 );
 
 if (sensor !== undefined) await conn.sendAll(`sensor: ${sensor}\n`);
-for (const reading of readings) {
-  await print(`data: ${reading}`);
-  await conn.sendAll(`temperature: ${reading}\n`);
+for (const temperature of temperatures) {
+  await print(`data: ${temperature}`);
+  await conn.sendAll(`temperature: ${temperature}\n`);
   await sleep(interval * 1000, undefined, { signal });
 }
 

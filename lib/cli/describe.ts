@@ -14,8 +14,7 @@ export function describe(error: unknown): string {
 /** Whether an error is a mistake in the program: not of the system or a peer, no `Failure`, no thrown string. */
 export function isMistake(error: unknown): boolean {
   const isTold = error instanceof SocketError || error instanceof Failure;
-  if (typeof error === "string" || isTold) return false;
-  return (error as NodeJS.ErrnoException | null | undefined)?.syscall === undefined;
+  return !isTold && typeof error !== "string" && Object(error).syscall === undefined;
 }
 
 // An error's message and the first line of its stack; any other thrown value as Bun.inspect shows it.

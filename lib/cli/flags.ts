@@ -10,7 +10,6 @@ export type Flag = { about: string; env?: string; takes?: string } & (
   | { type: "boolean" }
   | { type: "arguments" } // the words without a flag, at least one
   | { type: "string"; default?: string }
-  | { type: "numbers"; default: string }
   | { type: "choice"; default: string; choices: readonly string[] }
   | { type: "port" | "count" | "seconds"; default: number; min: number; max?: number }
 );
@@ -20,7 +19,7 @@ export type Flags = Record<string, Flag>;
 /** The type of a flag's value. */
 export type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
-  : F extends { type: "arguments" | "numbers" }
+  : F extends { type: "arguments" }
     ? string[]
     : F extends { type: "string" }
       ? string | (F extends { default: string } ? never : undefined)
@@ -80,7 +79,7 @@ export function readFlags(flags: Flags, args: string[]): Record<string, unknown>
   return values;
 }
 
-const TAKES = { string: "TEXT", numbers: "N,N,…", port: "N", count: "N", seconds: "SECONDS" };
+const TAKES = { string: "TEXT", port: "N", count: "N", seconds: "SECONDS" };
 
 /** The text of `--help`: the script's own, and a line for each flag. */
 export function helpText(help: string, flags: Flags): string {
@@ -156,11 +155,6 @@ function convert(flag: Valued, label: string, text: string): unknown {
   if (flag.type === "string") return text || refuse(`${label} must not be empty`);
   if (flag.type === "choice") {
     return flag.choices.includes(text) ? text : wrong(`one of ${flag.choices.join(", ")}`);
-  }
-  if (flag.type === "numbers") {
-    const numbers = text.split(",").map((number) => number.trim());
-    const isRight = numbers.every((number) => /^-?\d+(\.\d+)?$/.test(number));
-    return isRight ? numbers : wrong("numbers with commas between them");
   }
   const { type, min, max = MOST[type] } = flag;
   const plain = type === "seconds" ? /^(\d+\.?\d*|\.\d+)$/ : /^\d+$/;
