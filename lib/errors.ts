@@ -28,9 +28,6 @@ export class Failure extends Error {}
  */
 export class SocketError extends Error {
   override readonly name = "SocketError";
-  readonly code: string;
-  readonly syscall: Syscall;
-  readonly address: Address;
   /** After a `send` or `sendAll` that failed: how many of its bytes the kernel took. */
   bytesSent?: number;
   /** With `EINCOMPLETE`: the bytes that did come. */
@@ -39,18 +36,15 @@ export class SocketError extends Error {
   reason?: string;
 
   constructor(
-    code: string,
-    syscall: Syscall,
-    address: Address,
+    readonly code: string,
+    readonly syscall: Syscall,
+    readonly address: Address,
     options?: ErrorOptions & { reason?: string },
   ) {
     const where = code === "ENOTFOUND" ? address.host : formatAddress(address);
     super(`${syscall} ${code} ${where}`, options);
     const reason = options?.reason ?? (options?.cause as Partial<SocketError> | undefined)?.reason;
     if (reason !== undefined) this.reason = reason;
-    this.code = code;
-    this.syscall = syscall;
-    this.address = address;
   }
 }
 

@@ -32,15 +32,11 @@ export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered
   onError?: (error: unknown) => void;
 }
 
+const CORES = availableParallelism();
+
 /** `--threads` and `--relay`, for `cli`. */
 export const threadFlags = {
-  threads: {
-    type: "count",
-    default: availableParallelism(),
-    min: 1,
-    max: 1024,
-    about: "how many threads",
-  },
+  threads: { type: "count", default: CORES, min: 1, max: 1024, about: "how many threads" },
   relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
 } as const;
 
@@ -150,11 +146,11 @@ async function lockStart(port: number): Promise<Disposable | null> {
 async function startThread(script: string, job: Job, signal: AbortSignal) {
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
   let error = "";
-  worker.on("error", ({ message, stack = "" }: Error) => {
+  worker.on("error", (thrown: unknown) => {
     // In one line: the message, and the first line of the stack.
-    const [, what = message] = message.match(/^error: (.*)/m) ?? [];
-    const [, where = "at an unknown place"] = `${stack}\n${message}`.match(/^\s+(at .*)/m) ?? [];
-    error = `${what}, ${where}`;
+    const { message = Bun.inspect(thrown), stack } = Object(thrown) as Partial<Error>;
+    const [, where = "at an unknown place"] = stack?.match(/^\s+(at .*)/m) ?? [];
+    error = `${message.replace(/^error: /, "")}, ${where}`;
   });
   const ended = new Promise<string>((resolve) => {
     worker.on("exit", (code) => resolve(error || `exit ${code}`));

@@ -283,12 +283,10 @@ function isSocket(value: unknown): value is object {
 }
 
 function nameOf(socket: object): string {
-  const known = names.get(socket);
-  if (known !== undefined) return known;
-  const [kind] = Object.entries(CLASSES).find(([, kind]) => socket instanceof kind)!;
-  const name = `${kind}#${++counts[kind as keyof typeof counts]}`;
-  names.set(socket, name);
-  return name;
+  return names.getOrInsertComputed(socket, () => {
+    const [kind] = Object.entries(CLASSES).find(([, kind]) => socket instanceof kind)!;
+    return `${kind}#${++counts[kind as keyof typeof counts]}`;
+  });
 }
 
 function fullName(socket: object): string {

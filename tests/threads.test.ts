@@ -136,6 +136,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
 
   test.each([
     ["die", "the thread is wrong"],
+    ["die of text", "nothing but text"],
     ["exit", "exit 7"],
   ])("a thread that dies (%s) is replaced, and that is told", async (order, why) => {
     await using server = faulty(...mode);

@@ -6,6 +6,8 @@ import { refuse } from "./output.ts";
 /** Where the main thread keeps the certificate for its threads, and how it tells them of a renewed one. */
 const CHANNEL = "socket-tls";
 
+type TlsFlags = { tlsCert?: string; tlsKey?: string; acceptProxy?: boolean };
+
 /**
  * `tls` for `listen`, from `tlsFlags`; undefined without them. The process exits with 2 when a file cannot
  * be used. A SIGHUP reads the files again: the renewed certificate counts from the next handshake on.
@@ -14,12 +16,7 @@ const CHANNEL = "socket-tls";
  * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
  * using server = listen({ port: flags.port, tls: serverTls(flags) });
  */
-export function serverTls(flags: {
-  tlsCert?: string;
-  tlsKey?: string;
-  acceptProxy?: boolean;
-}): ServerTls | undefined {
-  const { tlsCert, tlsKey, acceptProxy } = flags;
+export function serverTls({ tlsCert, tlsKey, acceptProxy }: TlsFlags): ServerTls | undefined {
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
   if (tlsCert === undefined || tlsKey === undefined) {
     return refuse("--tls-cert (TLS_CERT) and --tls-key (TLS_KEY) are needed together");

@@ -6,6 +6,7 @@ const EVERY_MS = 1_000;
 let held = 0; // warnings that are not printed yet
 let last = "";
 let timer: Timer | undefined;
+process.on("exit", tell);
 
 /** Prints a warning at once or when the second is over, with the number of others. Threads share the limit. */
 export function addWarning(line: string): void {
@@ -15,7 +16,6 @@ export function addWarning(line: string): void {
   held++;
   last = line;
   if (timer !== undefined) return;
-  if (process.listenerCount("exit", tell) === 0) process.on("exit", tell);
   tell();
 }
 

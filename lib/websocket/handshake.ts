@@ -21,8 +21,7 @@ export async function receiveHead(conn: Socket): Promise<string> {
   const tooSlow = setTimeout(() => conn.endReceiving(), HEAD_MS);
   try {
     const heads = messages(conn, delimited("\r\n\r\n", { maxBytes: MAX_HEAD }));
-    for await (const head of heads) return head.toString("latin1");
-    return "";
+    return (await heads.next()).value?.toString("latin1") ?? "";
   } catch (error) {
     const { code } = error as SocketError;
     if (code === "EMSGSIZE" || code === "EINCOMPLETE") return code;
