@@ -16,7 +16,7 @@ import { lines } from "../lib/framing.ts";
 import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 import { Others } from "./chat-server/others.ts";
-import { Person } from "./chat-server/person.ts";
+import { catchUp, Person } from "./chat-server/person.ts";
 
 const MAX_LINE = 1024; // bytes
 
@@ -31,6 +31,8 @@ const { host, port, redis, signal, ...flags } = cli(help, {
 });
 
 const room = new Map<string, Person>();
+/** While clients catch up, no new lines are taken from anybody. */
+let catchingUp: Promise<void> | null = null;
 
 using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
@@ -58,9 +60,9 @@ async function welcome(conn: Socket, input: AsyncIterator<string>): Promise<Pers
     const isName = /^[^\s\p{C}]{1,32}$/u.test(name);
     if (!isName || room.has(name) || (await others?.claim(name)) === false) continue;
     if (room.has(name)) continue; // taken while we asked
-    const person = new Person(name, conn);
+    const person = new Person(name, conn, onLate);
     room.set(name, person);
-    person.send(bytesOf(`Welcome, ${name}`));
+    person.send(`Welcome, ${name}\n`);
     await say(`* ${name} joined`, person);
     return person;
   }
@@ -73,8 +75,8 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     for await (const line of input) {
       const text = harmless(line);
       if (text === "/quit") break;
-      await untilNobodyIsLate();
-      if (text === "/who") person.send(bytesOf(`* here: ${await everybody()}`));
+      await catchingUp;
+      if (text === "/who") person.send(`* here: ${await everybody()}\n`);
       else await say(`${name}: ${text}`, person);
     }
   } catch (error) {
@@ -82,7 +84,7 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     if (person.isTooSlow) why = " (too slow)";
     else if (code === "EMSGSIZE") why = " (line too long)";
     else throw error;
-    person.send(bytesOf(`* you have to go${why}`));
+    person.send(`* you have to go${why}\n`);
   } finally {
     room.delete(name);
     const released = others?.release(name); // before the others read that the name is free
@@ -99,22 +101,17 @@ async function say(line: string, but?: Person): Promise<void> {
 }
 
 function hear(line: string, but?: Person): void {
-  const bytes = bytesOf(line); // one copy for all
-  for (const person of room.values()) if (person !== but) person.send(bytes);
+  const text = `${line}\n`; // one copy for all
+  for (const person of room.values()) if (person !== but) person.send(text);
 }
 
-// While a client catches up, no new lines are taken from anybody.
-async function untilNobodyIsLate(): Promise<void> {
-  for (const { catchingUp } of room.values()) if (catchingUp !== null) await catchingUp;
+function onLate(): void {
+  catchingUp ??= catchUp(room).finally(() => (catchingUp = null));
 }
 
 async function everybody(): Promise<string> {
   const names = new Set([...room.keys(), ...((await others?.names()) ?? [])]);
   return [...names].sort().join(", ");
-}
-
-function bytesOf(line: string): Buffer {
-  return Buffer.from(`${line}\n`);
 }
 
 // Removes control characters, which are commands to a terminal, and those that reverse the reading direction.

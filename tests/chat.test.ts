@@ -288,6 +288,44 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     expect(server.stderr).toBe("");
   });
 
+  test("the shortest lines cost no more memory", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "a");
+    const before = peakMemory(server.pid);
+    using _deaf = await Person.at(port, "deaf");
+    let isThere = true; // until more than the kernel takes has been said
+    const flooding = (async () => {
+      while (isThere) await ann.conn.sendAll("\n".repeat(10_000));
+    })();
+    await ann.sees("* deaf joined", "* deaf left (too slow)");
+    isThere = false;
+    await flooding;
+    expect(peakMemory(server.pid) - before).toBeLessThan(64 << 20);
+  });
+
+  test("twelve who do not read have their second together", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    const deaf: Person[] = [];
+    while (deaf.length < 12) deaf.push(await Person.at(port, `deaf${deaf.length}`));
+    using bob = await Person.at(port, "bob");
+    const flooding = flood(ann);
+    let [pauses, i, left, last] = [0, 0, 0, performance.now()];
+    while (i < LINES || left < deaf.length) {
+      const heard = (await bob.next())!;
+      const now = performance.now();
+      if (now - last > 700) pauses++;
+      last = now;
+      if (heard.endsWith(" left (too slow)")) left++;
+      else if (heard !== `ann: ${line(i++)}`) throw new Error(`${heard} at ${i - 1}`);
+    }
+    await flooding;
+    expect(pauses).toBeLessThan(deaf.length / 2);
+    for (const person of deaf) person[Symbol.dispose]();
+  });
+
   test("who is late and breaks off does so alone; who is late and says /quit gets what was said before", async () => {
     for (const how of ["reset", "/quit"] as const) {
       await using server = chat();

@@ -3,14 +3,14 @@
 import type { Socket } from "../../lib/socket.ts";
 
 const MAX_BEHIND = 1 << 20; // bytes that one client has not taken yet
+const LINE = 64; // bytes of memory that a line takes besides its own
 const CATCH_UP_MS = 1_000; // how long a client that is further behind has to catch up
+const LOOK_MS = 20;
 
 export class Person {
-  /** While this client is too far behind: resolves when it has caught up, or was reset. */
-  catchingUp: Promise<void> | null = null;
   /** It was reset because it did not catch up. */
   isTooSlow = false;
-  readonly #lines: Buffer[] = [];
+  readonly #lines: string[] = [];
   #bytes = 0; // of these lines
   #sending: Promise<void> | null = null;
   #isGone = false;
@@ -18,15 +18,17 @@ export class Person {
   constructor(
     readonly name: string,
     readonly conn: Socket,
+    /** Called when this client is too far behind. */
+    readonly onLate: () => void,
   ) {}
 
   /** Sends a line. Does not wait: for a slow client it is kept, up to `MAX_BEHIND` bytes. */
-  send(line: Buffer): void {
+  send(line: string): void {
     if (this.#isGone) return;
     this.#lines.push(line);
-    this.#bytes += line.length;
+    this.#bytes += LINE + Buffer.byteLength(line);
     this.#sending ??= this.#sendLines();
-    if (this.#behind > MAX_BEHIND) this.catchingUp ??= this.#catchUp();
+    if (this.behind > MAX_BEHIND) this.onLate();
   }
 
   /** Resolves when all lines are sent, or after a second. */
@@ -34,8 +36,23 @@ export class Person {
     await Promise.race([this.#sending, Bun.sleep(CATCH_UP_MS)]);
   }
 
-  get #behind(): number {
+  /** The bytes that this client has not taken yet. */
+  get behind(): number {
     return this.#bytes + this.conn.bufferedAmount;
+  }
+
+  /** Has the kernel take what it has room for: it reports that late. */
+  nudge(): void {
+    try {
+      this.conn.trySend("");
+    } catch {
+      // The client has gone: see below.
+    }
+  }
+
+  letGo(): void {
+    this.isTooSlow = true;
+    this.conn.reset();
   }
 
   // The lines that come during a send are sent together after it.
@@ -43,7 +60,7 @@ export class Person {
     try {
       while (this.#bytes > 0) {
         this.#bytes = 0;
-        await this.conn.sendAll(Buffer.concat(this.#lines.splice(0)));
+        await this.conn.sendAll(this.#lines.splice(0).join(""));
       }
       this.#sending = null;
     } catch {
@@ -52,15 +69,25 @@ export class Person {
       this.#bytes = 0;
     }
   }
+}
 
-  async #catchUp(): Promise<void> {
-    const until = performance.now() + CATCH_UP_MS;
-    while (this.#behind > MAX_BEHIND && performance.now() < until) {
-      await Bun.sleep(20);
-      if (!this.#isGone) this.conn.trySend(""); // the kernel reports room late, so we ask
+/**
+ * Resolves when nobody is too far behind any more, because they have caught up or were let go. Who is more than
+ * half as far behind has the same second: if they take nothing at all in it, the room does not wait for them again.
+ */
+export async function catchUp(room: ReadonlyMap<string, Person>): Promise<void> {
+  const seen = new Map<Person, { behind: number; since: number }>();
+  const isLate = ({ behind }: Person) => behind > MAX_BEHIND;
+  for (; room.values().some(isLate); await Bun.sleep(LOOK_MS)) {
+    const now = performance.now();
+    for (const person of room.values().filter(({ behind }) => behind > MAX_BEHIND / 2)) {
+      person.nudge();
+      const { behind } = person;
+      const before = seen.get(person);
+      const isBetter = before !== undefined && behind < before.behind && !isLate(person);
+      const since = before === undefined || isBetter ? now : before.since;
+      seen.set(person, { behind, since });
+      if (now - since > CATCH_UP_MS) person.letGo();
     }
-    this.isTooSlow = this.#behind > MAX_BEHIND;
-    if (this.isTooSlow) this.conn.reset();
-    this.catchingUp = null;
   }
 }
