@@ -408,6 +408,7 @@ test("threads have names, and no lock is a listen", async () => {
   );
   await client.endInput();
   await server.until(new RegExp(`thread ${thread} conn#1 \\S+ {2}close\\(\\)\n`), "stderr");
+  for (const each of [1, 2, 3]) await server.until(new RegExp(`thread ${each} +listen`), "stderr");
   const opened = calls(server.stderr, port).filter((line) =>
     /listen|server#\d \S+ {2}close/.test(line),
   );
