@@ -2,9 +2,10 @@
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect, type Socket } from "../lib/socket.ts";
+import { connect, listen, type Socket } from "../lib/socket.ts";
 import {
   failure,
+  fill,
   freePort,
   PATIENCE_MS,
   Process,
@@ -367,6 +368,53 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     }
   });
 
+  testPython("who is behind and says /quit gets what was said before he left", async () => {
+    await using server = chat();
+    const port = await server.port();
+    using ann = await Person.at(port, "ann");
+    await using slow = deaf(port, "slow\\n");
+    await ann.sees("* slow joined");
+    using bob = await Person.at(port, "bob");
+    await ann.sees("* bob joined");
+    const lines = Math.ceil((await kernelTakes()) / 1010) + 600; // so half a megabyte waits in the server
+    for (let i = 0; i < lines; i++) {
+      await ann.says(`${i} ${"x".repeat(1000)}`);
+      await bob.sees(`ann: ${i} ${"x".repeat(1000)}`);
+    }
+    slow.type("say /quit\n");
+    await bob.sees("* slow left");
+    slow.type("read\n");
+    const got = await slow.until(/^(\d+) lines\n/m);
+    expect(Number(got[1])).toBe(lines + 3); // the question, his welcome, and that bob has joined
+  });
+
+  /** Somebody who says this, and then reads nothing until he is told to. */
+  const deaf = (port: number, says = "") =>
+    python(
+      `
+c = socket.socket(); c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+c.connect(("127.0.0.1", int(sys.argv[1]))); c.sendall(b"${says}")
+for line in sys.stdin:
+    if line == "read\\n": print(recv_all(c).count(b"\\n"), "lines")
+    else: c.sendall(line[4:].encode())`,
+      port,
+    );
+
+  /** How much the kernel takes for somebody who does not read. */
+  async function kernelTakes(): Promise<number> {
+    using server = listen({ port: 0 });
+    await using reader = deaf(server.address.port);
+    using conn = await server.accept();
+    let bytes = 0;
+    for (let quiet = 0; quiet < 20; await Bun.sleep(5)) {
+      const some = fill(conn);
+      quiet = some > 0 ? 0 : quiet + 1;
+      bytes += some;
+    }
+    expect(reader.stderr).toBe("");
+    return bytes;
+  }
+
   test("SIGTERM: everybody reads a farewell, then an end; exit 0", async () => {
     await using server = chat();
     const port = await server.port();
@@ -377,9 +425,10 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     while (!(await people[0]!.next())!.startsWith("* here"));
     server.kill("SIGTERM");
     for (const person of people) {
-      let [last, line]: (string | null)[] = [null, null];
-      while ((line = await person.next()) !== null) last = line;
-      expect(last).toMatch(/^\* goodbye/);
+      const lines: string[] = [];
+      for (let line; (line = await person.next()) !== null;) lines.push(line);
+      expect(lines.at(-1)).toMatch(/^\* goodbye/);
+      expect(lines.filter((line) => line.includes(" left"))).toEqual([]); // all leave: nobody is told
       person[Symbol.dispose]();
     }
     expect(await server.exit()).toBe(0);
@@ -468,9 +517,14 @@ describe("chat-server --redis", () => {
     await Promise.all([ann.sees("* carol left"), bob.sees("* carol left")]);
     using again = await Person.at(await one.port(), "carol"); // the name is free at once
     await Promise.all([ann.sees("* carol joined"), bob.sees("* carol joined")]);
+    await ann.says("/quit");
+    await bob.sees("* ann left");
+    await Bun.sleep(1_500); // a beat: servers tell Redis the names that are theirs
+    using newAnn = await Person.at(await two.port(), "ann"); // and stays free
+    await Promise.all([bob.sees("* ann joined"), again.sees("* ann left", "* ann joined")]);
     two.kill("SIGTERM");
     await again.sees("* bob left");
-    await ann.sees("* bob left");
+    expect(await newAnn.next()).toMatch(/^\* goodbye/);
     expect(await two.exit()).toBe(0);
     expect(one.stderr + two.stderr).toBe("");
   });

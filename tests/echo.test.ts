@@ -3,7 +3,15 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
-import { python, pythonClient, script, testPython, PATIENCE_MS } from "./helpers.ts";
+import {
+  fails,
+  python,
+  pythonClient,
+  recvAll,
+  script,
+  testPython,
+  PATIENCE_MS,
+} from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -85,6 +93,20 @@ conn.close()`);
     await using client = script("echo-client", ["--port", port, "--message", "한국어"]);
     expect(await client.exit()).toBe(0);
     expect(client.stdout).toBe(">한국어\n");
+  });
+});
+
+describe.each(["echo-server", "echo-loop-server"])("%s --forever --idle-timeout", (name) => {
+  test("who says nothing has to go, with one line; who takes his time is served", async () => {
+    await using server = script(name, ["--port", "0", "--forever", "--idle-timeout", "2"]);
+    const port = await server.port();
+    using silent = await connect({ port });
+    await fails(recvAll(silent), "ECONNRESET");
+    await server.until(/^warning: connection with .*: connection timed out\n$/, "stderr");
+    using slow = await connect({ port });
+    await Bun.sleep(300); // what is tested: less than the limit is no silence
+    await slow.sendAll("hello");
+    expect(String(await slow.recvExactly(5))).toBe("hello");
   });
 });
 

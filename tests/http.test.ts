@@ -94,7 +94,36 @@ describe("http-server and http-client", () => {
     using silent = await connect({ port });
     silent.shutdown("write");
     expect(await recvAll(silent)).toHaveLength(0);
+    using endless = await connect({ port }); // too long already, and no end of it
+    endless.setTimeout(5_000); // a reply after the 10 s for a head is too late
+    await endless.sendAll(`GET /${"x".repeat(20_000)}`);
+    expect(String(await recvAll(endless))).toStartWith("HTTP/1.1 431 ");
     expect(server.stderr).toBe("");
+  });
+
+  test("its length is that of the body, in bytes; HEAD has the same head, and no body", async () => {
+    await using server = script("http-server", ["--port", "0"]);
+    const port = await server.port();
+    const rest = " / HTTP/1.1\r\nHost: x\r\nX-Name: 안녕\r\n\r\n";
+    const [head = "", body = ""] = (await ask(port, `GET${rest}`)).split("\r\n\r\n");
+    const length = Number(head.match(/^Content-Length: (\d+)$/m)?.[1]);
+    expect(length).toBe(Buffer.byteLength(body));
+    expect(length).toBeGreaterThan(body.length); // there is more than ASCII in it
+    const only = await ask(port, `HEAD${rest}`);
+    expect(only).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*\r\nContent-Length: \d+\r\n[^]*\r\n\r\n$/);
+  });
+
+  test("the reply ends with a FIN: the client need not end first, and what it still sends is no harm", async () => {
+    await using server = script("http-server", ["--port", "0", "--trace"]);
+    using conn = await connect({ port: await server.port() });
+    await conn.sendAll("GET / HTTP/1.0\r\n\r\n");
+    expect(String(await recvAll(conn))).toStartWith("HTTP/1.1 200 ");
+    await conn.sendAll("late");
+    conn.close();
+    await server.until(/close\(\)/, "stderr");
+    expect(server.stderr).toMatch(
+      /sendAll[^]*shutdown\(write\)[^]*recv\(65536\) -> 4 bytes "late"[^]*close/,
+    );
   });
 
   test("a head that takes too long is told so (408), however slowly its bytes come", async () => {
@@ -152,6 +181,14 @@ print(s.server_address[1]); s.serve_forever()`);
     await using missing = script("http-client", ["--port", port, "--path", "/missing"]);
     expect(await missing.exit()).toBe(1);
     expect(missing.stderr).toBe("404 Not Found\n");
+    await using bad = replying("HTTP/1.1 400 Bad Request\\r\\n\\r\\n");
+    await using refused = script("http-client", ["--port", `${await bad.port()}`]);
+    expect(await refused.exit()).toBe(1);
+    const long = `HTTP/1.1 200 OK\\r\\nContent-Length: 400000\\r\\n\\r\\n" + b"x" * 400000 + b"`;
+    await using much = replying(long);
+    await using whole = script("http-client", ["--port", `${await much.port()}`]);
+    expect(await whole.exit(), whole.stderr).toBe(0);
+    expect(whole.stdout).toHaveLength(400_000);
 
     for (const [reply, told] of [
       ["220 mail.example ESMTP\\r\\n", "did not answer in HTTP"],

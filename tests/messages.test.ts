@@ -110,6 +110,22 @@ print("whole", whole.count(True))`,
     expect(server.stderr).toBe("");
   });
 
+  testPython("who sends and does not receive has to wait, and costs little", async () => {
+    await using server = script("message-server", ["--port", "0"]);
+    await using flood = python(
+      `
+conn = connect(sys.argv[1]); conn.settimeout(0.5); sent = 0
+frame = struct.pack(">I", 65536) + b"x" * 65536
+try:
+    while sent < 64 << 20: sent += conn.send(frame[sent % len(frame):])
+except TimeoutError: pass
+print("sent", sent)`,
+      await server.port(),
+    );
+    const [, sent] = await flood.until(/sent (\d+)\n/);
+    expect(Number(sent)).toBeLessThan(32 << 20); // what the kernels' buffers hold, and a message
+  });
+
   testPython("with CPython on the other side", async () => {
     await using server = script("message-server", [
       "--port",

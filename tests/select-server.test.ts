@@ -4,6 +4,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { formatAddress } from "../lib/address.ts";
 import { connect, type Socket } from "../lib/socket.ts";
+import { POLLERR } from "../lib/socket/readiness.ts";
 import {
   echoes,
   fails,
@@ -14,6 +15,7 @@ import {
   recvAll,
   script,
   testPython,
+  turn,
   untilRefused,
 } from "./helpers.ts";
 
@@ -100,6 +102,9 @@ describe("select-server", () => {
     server.kill("SIGTERM");
     expect(["", "after"]).toContain(String(await recvAll(conn))); // it was there, or it was not
     await untilRefused(port);
+    await conn.sendAll("late"); // it was on its way: that is no reason for a reset
+    for (let i = 0; i < 5; i++) await turn();
+    expect(conn.poll() & POLLERR).toBe(0);
     conn.close();
     expect(await server.exit()).toBe(0);
     expect(server.stderr).toBe("");

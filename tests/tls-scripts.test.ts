@@ -1,6 +1,7 @@
 // TLS as the scripts have it: flags and their errors, renewed certificates, threads, and the tools that
 // people have: curl, openssl, Node, Go.
 
+import { X509Certificate } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -239,6 +240,14 @@ describe("our scripts with each other", () => {
     server.kill("SIGTERM");
     expect(await server.exit()).toBe(0);
   });
+});
+
+test("a certificate that an authority has signed is none itself", () => {
+  const authority = makeCertificate("authority");
+  const signed = makeCertificate("localhost", authority);
+  const [ca, leaf] = [authority, signed].map(({ cert }) => new X509Certificate(cert));
+  expect([ca!.ca, leaf!.ca]).toEqual([true, false]);
+  expect(leaf!.verify(ca!.publicKey)).toBe(true);
 });
 
 test("secure shows the sentence in clear and not over TLS, and who is refused", async () => {

@@ -19,7 +19,7 @@ import {
 } from "../scripts/watch/model.ts";
 import { plan } from "../scripts/watch/rows.ts";
 import { PICTURES } from "../docs/pictures/make.ts";
-import { fileOf, wordsOf } from "../scripts/watch/run.ts";
+import { fileOf, Recording, wordsOf } from "../scripts/watch/run.ts";
 import { LANGUAGES } from "../scripts/watch/words.ts";
 import {
   Network,
@@ -248,6 +248,12 @@ describe("what repeats itself", () => {
       { call: "sendAll", times: 997, bytes: 3988 },
     ]);
     expect(said(pictureOf(calls), "count")).toEqual(["997 ×", ": 3,988 bytes"].sort());
+  });
+
+  test("20,000 calls are kept, more are counted only: a long run takes no more memory", () => {
+    const recording = new Recording();
+    for (let i = 0; i < 20_003; i++) recording.add(call(0, { call: "close" }));
+    expect([recording.calls.length, recording.dropped]).toEqual([20_000, 3]);
   });
 
   test("nothing is lost: a call has its row, or is in a fold", () => {

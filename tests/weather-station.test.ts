@@ -233,6 +233,19 @@ conn.close()`,
   });
 });
 
+test("a page is told what is new, and of the rest only that the station is there", async () => {
+  using folder = temporaryFolder();
+  await using one = await station(folder);
+  await report(one.tcp, "temperature: 1");
+  const { body } = await fetch(`${one.url}live`);
+  let text = "";
+  for await (const chunk of body!.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    if (text.match(/^event: alive$/gm)?.length === 3) break;
+  }
+  expect(text.match(/^data: \{/gm)).toHaveLength(1);
+});
+
 describe("bad input ends its own connection", () => {
   test.each([
     ["NaN", "temperature: NaN\n"],
@@ -243,6 +256,7 @@ describe("bad input ends its own connection", () => {
     ["another unit", "temperature: 59F\n"],
     ["another quantity", "humidity: 40\n"],
     ["below absolute zero, as a broken sensor says", "temperature: -999\n"],
+    ["below absolute zero, by little", "temperature: -273.16\n"],
     ["SQL", "temperature: 1); DROP TABLE reading; --\n"],
     ["no name", "sensor: \n"],
     ["a name of two lines to a terminal", "sensor: a\x1b[2Jb\n"],
@@ -269,13 +283,18 @@ describe("bad input ends its own connection", () => {
   test("SQL and HTML in a name are a name", async () => {
     using folder = temporaryFolder();
     await using one = await station(folder);
-    const names = ["'); DROP TABLE reading; --", "<script>alert(1)</script>", "?", "$1"];
+    expect(await report(one.tcp, "sensor: zero", "temperature: -273.15")).toBe("stored 1\n"); // as cold as can be
+    const quoted = 'the "old", large one';
+    const names = ["'); DROP TABLE reading; --", "<script>alert(1)</script>", "?", "$1", quoted];
     for (const name of names) {
       expect(await report(one.tcp, `sensor: ${name}`, "temperature: 1")).toBe("stored 1\n");
     }
-    expect((await readings(one.url)).map(({ sensor }) => sensor)).toEqual(names);
+    const [, ...stored] = await readings(one.url);
+    expect(stored.map(({ sensor }) => sensor)).toEqual(names);
     const query = `?sensor=${encodeURIComponent(names[0]!)}`;
     expect(await readings(one.url, query)).toHaveLength(1);
+    const csv = await (await fetch(`${one.url}readings.csv`)).text();
+    expect(csv).toContain(',"the ""old"", large one",1,'); // RFC 4180, section 2
   });
 
   test("a clock that goes back: the last value is what came last", async () => {
@@ -409,6 +428,29 @@ describe("what was acknowledged is stored", () => {
     other.run("COMMIT");
     expect(await answer).toBe("stored 1\n");
     expect(await report(one.tcp, "temperature: 5")).toBe("stored 1\n");
+  });
+
+  test("a sensor that sends without end has to wait while nothing can be stored", async () => {
+    using folder = temporaryFolder();
+    await using one = await station(folder);
+    using other = new Database(join(folder.path, "weather.db"));
+    other.run("BEGIN EXCLUSIVE");
+    using first = await connect({ port: one.tcp });
+    await first.sendAll("temperature: 0\n");
+    await Bun.sleep(100); // its reading is being stored: others gather behind it
+    using conn = await connect({ port: one.tcp });
+    // Until it takes no more for a while; all of it would be a million readings.
+    let [taken, quiet] = [0, 0];
+    const lines = Buffer.from("temperature: 1\n".repeat(10_000));
+    for (; quiet < 20 && taken < 100 * lines.length; await Bun.sleep(10)) {
+      const some = conn.trySend(lines.subarray(taken % 15));
+      quiet = some > 0 ? 0 : quiet + 1;
+      taken += some;
+    }
+    expect(taken).toBeLessThan(100 * lines.length);
+    conn.reset();
+    other.run("COMMIT");
+    await reportUntilStored(one.tcp, "temperature: 2");
   });
 
   test("a SQLite file that is locked for a moment when a station starts: it waits", async () => {

@@ -1106,6 +1106,13 @@ describe("websocket-client", () => {
     server.kill("SIGTERM");
     expect(await waiting.exit()).toBe(1);
     expect(waiting.stderr).toMatch(/^error: 127.0.0.1:\d+ has closed the connection: 1001\n$/);
+
+    using listener = listen({ port: 0 }); // its reason is no command to a terminal
+    await using told = script("websocket-client", ["--port", `${listener.address.port}`]);
+    const socket = (await acceptWebSocket(await listener.accept()))!;
+    await socket.close(1000, "\x1b[31m");
+    expect(await told.exit()).toBe(1);
+    expect(told.stderr).toEndWith(" has closed the connection: 1000 ?[31m\n");
   });
 
   test("a signal while it waits for the keyboard closes with 1001", async () => {
