@@ -48,6 +48,8 @@ interface Job {
   /** The connections of all threads, and those of each: see `serve`. */
   open: Int32Array;
   slot: number;
+  /** As it is now, for `serverTls`. */
+  tls: ServerTls | undefined;
 }
 
 /** A thread is replaced at most once in so many ms. */
@@ -82,7 +84,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const open = new Int32Array(new SharedArrayBuffer(4 * (2 + threads)));
 
   const start = async (slot: number) => {
-    const job = { ...where, secret, open, slot: slot + 1 };
+    const job = { ...where, secret, open, slot: slot + 1, tls: options.tls };
     const { listensOn, ended } = await startThread(script, job, signal);
     ended.then((why) => replace(slot, why));
     return listensOn;

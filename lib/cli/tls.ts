@@ -3,7 +3,7 @@
 import type { ClientTls, ServerTls } from "../socket.ts";
 import { refuse } from "./output.ts";
 
-/** Where the main thread keeps the certificate for its threads, and how it tells them of a renewed one. */
+/** How the main thread tells its threads of a renewed certificate. */
 const CHANNEL = "socket-tls";
 
 type TlsFlags = { tlsCert?: string; tlsKey?: string; acceptProxy?: boolean };
@@ -23,14 +23,9 @@ export function serverTls({ tlsCert, tlsKey, acceptProxy }: TlsFlags): ServerTls
   }
   if (acceptProxy)
     return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
-  const threads = require("node:worker_threads") as typeof import("node:worker_threads");
-  // A thread that starts later does not read the files: they may be wrong by then.
-  if (!Bun.isMainThread) return followMainThread(threads.getEnvironmentData(CHANNEL) as object);
-  const read = () => {
-    const tls = readServerTls(tlsCert, tlsKey);
-    threads.setEnvironmentData(CHANNEL, tls);
-    return tls;
-  };
+  // A thread that starts later does not read the files, which may be wrong by then: `startThreads` gives it them.
+  if (!Bun.isMainThread) return followMainThread(require("node:worker_threads").workerData.tls);
+  const read = () => readServerTls(tlsCert, tlsKey);
   const tls = orRefuse(read);
   renewAtSignal(tls, read);
   return tls;
