@@ -69,16 +69,13 @@ export function cli<const F extends Flags>(
 // Installs the handlers for signals, for uncaught errors, and for what threads print.
 function takeCare(stop: AbortController, graceMs: number): void {
   const { signal } = stop;
-  for (const [name, number] of [
-    ["SIGINT", 2],
-    ["SIGTERM", 15],
-  ] as const) {
-    process.on(name, () => {
-      if (signal.aborted) process.exit(128 + number);
-      setTimeout(() => process.exit(), graceMs + PATIENCE_MS).unref();
-      stop.abort();
-    });
-  }
+  const end = (_: string, number: number) => {
+    if (signal.aborted) process.exit(128 + number);
+    setTimeout(() => process.exit(), graceMs + PATIENCE_MS).unref();
+    stop.abort();
+  };
+  process.on("SIGINT", end);
+  process.on("SIGTERM", end);
   const tell = (error: unknown) => {
     // What the signal has ended is no error: a call that it aborted, a server that it closed.
     const isClosed = signal.aborted && error instanceof SocketError && error.code === "EBADF";
