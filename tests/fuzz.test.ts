@@ -7,6 +7,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { delimited, fixedLength, type Framing, lengthPrefixed, messages } from "../lib/framing.ts";
 import { select } from "../lib/select.ts";
 import { type Socket } from "../lib/socket.ts";
+import { Inbox } from "../lib/socket/queues.ts";
 import { pair, pattern, PATIENCE_MS, recvAll, tlsPair, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
@@ -48,6 +49,26 @@ const framed: fc.Arbitrary<{ framing: Framing; outgoing: Buffer[] }> = fc.oneof(
     .record({ width: fc.constantFrom(1, 2, 4), outgoing: fc.array(bytes(255), { maxLength: 20 }) })
     .map(({ width, outgoing }) => ({ framing: lengthPrefixed(width as 1 | 2 | 4), outgoing })),
 );
+
+test("any split gives the same messages, without a socket; what is left is what follows them", () => {
+  const cuts = fc.array(fc.integer({ min: 1, max: 64 }), { minLength: 1, maxLength: 20 });
+  const property = fc.property(framed, cuts, bytes(3), ({ framing, outgoing }, sizes, behind) => {
+    const frames = outgoing.flatMap((one) => framing.frame(one) as Uint8Array[]);
+    const wire = Buffer.concat([...frames, behind]);
+    const [inbox, take] = [new Inbox(), framing.splitter()];
+    const got: Buffer[] = [];
+    for (let at = 0, i = 0; at < wire.length && got.length < outgoing.length; i++) {
+      inbox.push(Buffer.from(wire.subarray(at, (at += sizes[i % sizes.length]!))));
+      for (let next; got.length < outgoing.length && (next = take(inbox)) !== null;) {
+        got.push(next as Buffer);
+      }
+      if (got.length === outgoing.length) inbox.push(Buffer.from(wire.subarray(at)));
+    }
+    expect(got).toEqual(outgoing);
+    if (outgoing.length > 0) expect(inbox.take(Infinity).equals(behind)).toBe(true);
+  });
+  fc.assert(property, { ...parameters, numRuns: 10 * runs });
+});
 
 const pairs = [
   ["TCP", pair],

@@ -1,0 +1,340 @@
+// Without sockets: queues, one connection, datagrams and the text of the trace, byte by byte against simple
+// models, thousands of cases a second. Bun's own sockets are played by objects that do what the test wants.
+// (WebSocket frames are in websocket.test.ts, the PROXY header in relay.test.ts, framings in fuzz.test.ts.)
+
+import fc from "fast-check";
+import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
+
+import { datagram } from "../lib/datagram.ts";
+import { type Handle, Socket } from "../lib/socket/connection.ts";
+import { Inbox, waiting } from "../lib/socket/queues.ts";
+import { hasTurned } from "../lib/socket/turn.ts";
+import { content, preview } from "../lib/trace/text.ts";
+import { PATIENCE_MS, pattern, turn } from "./helpers.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+const { FUZZ_SEED, FUZZ_RUNS = "1000" } = process.env;
+const seed = FUZZ_SEED === undefined ? undefined : Number(FUZZ_SEED);
+const parameters = { numRuns: Number(FUZZ_RUNS), seed };
+
+/** Sizes around the limits: few bytes, about 64 KiB, more. */
+const size = fc.oneof(fc.nat(12), fc.integer({ min: 65_500, max: 65_600 }), fc.nat(200_000));
+
+let made = 0;
+const bytes = (length: number) => pattern(length, ++made);
+
+test("the inbox: what was pushed comes out, uncopied memory is not written to, and is counted", () => {
+  const step = fc.record({
+    what: fc.constantFrom("push", "push", "take", "look"),
+    size,
+    expected: fc.constantFrom(Infinity, 0, 100_000),
+  });
+  const property = fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
+    const before = waiting.bytes;
+    const inbox = new Inbox();
+    let model = Buffer.alloc(0);
+    const given: [Buffer, Buffer][] = []; // as they were given, and a copy
+    for (const { what, size, expected } of steps) {
+      if (what === "push") {
+        const chunk = bytes(size);
+        inbox.push(Buffer.from(chunk), expected);
+        model = Buffer.concat([model, chunk]);
+      } else if (what === "take") {
+        const chunk = inbox.take(size);
+        given.push([chunk, Buffer.from(model.subarray(0, size))]);
+        model = model.subarray(size);
+      } else {
+        const mark = Buffer.from(model.subarray(size, size + 3));
+        if (mark.length > 0) expect(inbox.indexOf(mark, size)).toBe(model.indexOf(mark, size));
+        if (model.length > size + 4) expect(inbox.readUInt(4, size)).toBe(model.readUInt32BE(size));
+      }
+      expect(inbox.length).toBe(model.length);
+      expect(waiting.bytes - before).toBe(model.length);
+    }
+    given.push([inbox.take(Infinity), model]);
+    for (const [chunk, copy] of given) expect(chunk.equals(copy)).toBe(true);
+    expect(waiting.bytes).toBe(before);
+  });
+  fc.assert(property, parameters);
+});
+
+/** Plays a socket of Bun. Its kernel has room for `room` bytes; `wire` is what it took, and how it ended. */
+class Played {
+  data: unknown;
+  room = Infinity;
+  wire: Buffer[] = [];
+  ends: string[] = [];
+  isPaused = false;
+  readonly localAddress = "127.0.0.1";
+  readonly localPort = 1;
+  readonly remoteAddress = "127.0.0.1";
+  readonly remotePort = 2;
+
+  write(data: Uint8Array, from: number, length: number): number {
+    const taken = Math.min(this.room, length);
+    this.wire.push(Buffer.from(data.subarray(from, from + taken)));
+    this.room -= taken;
+    return taken;
+  }
+  pause(): void {
+    this.isPaused = true;
+  }
+  resume(): void {
+    this.isPaused = false;
+  }
+  shutdown(): void {
+    this.ends.push("FIN");
+  }
+  end(): void {
+    this.ends.push("end");
+  }
+  terminate(): void {
+    this.ends.push("reset");
+  }
+}
+
+function played(): { conn: Socket; handle: Played; bun: any } {
+  const handle = new Played();
+  const address = { host: "127.0.0.1", port: 1 };
+  const conn = new Socket(handle as unknown as Handle, address, address);
+  const bun = new Proxy(Socket.handlers as any, {
+    get:
+      (handlers, name) =>
+      (...args: unknown[]) =>
+        handlers[name](handle, ...args),
+  });
+  return { conn, handle, bun };
+}
+
+/** What a promise has come to by now. */
+function outcome<T>(promise: Promise<T>): { value?: T; error?: any; isOver: boolean } {
+  const seen: ReturnType<typeof outcome<T>> = { isOver: false };
+  promise.then(
+    (value) => Object.assign(seen, { value, isOver: true }),
+    (error) => Object.assign(seen, { error, isOver: true }),
+  );
+  return seen;
+}
+
+test("a connection receives: every byte once and in order, then the end; it reads while somebody waits", async () => {
+  const step = fc.record({
+    what: fc.constantFrom(
+      "data",
+      "data",
+      "data",
+      "recv",
+      "recv",
+      "recvExactly",
+      "tryRecv",
+      "unrecv",
+      "fin",
+      "reset",
+    ),
+    size: size.filter((size) => size > 0),
+  });
+  const property = fc.asyncProperty(fc.array(step, { maxLength: 30 }), async (steps) => {
+    const { conn, handle, bun } = played();
+    let here = Buffer.alloc(0); // received, and not given
+    let [isEnded, failure, last] = [false, "", Buffer.alloc(0)];
+    let waits: { exactly: boolean; size: number; seen: ReturnType<typeof outcome<Buffer>> } | null =
+      null;
+    const took = (count: number) => {
+      const chunk = here.subarray(0, count);
+      here = here.subarray(count);
+      return (last = chunk);
+    };
+    for (const { what, size } of steps) {
+      hasTurned(); // no call has to wait for the loop to turn
+      if (what === "data" && !isEnded && !handle.isPaused) {
+        const chunk = bytes(size);
+        here = Buffer.concat([here, chunk]);
+        bun.data(Buffer.from(chunk));
+      } else if (what === "fin" && !isEnded) {
+        isEnded = true;
+        bun.end();
+      } else if (what === "reset" && !isEnded) {
+        [isEnded, failure] = [true, "ECONNRESET"];
+        bun.close(Object.assign(new Error(), { code: "ECONNRESET" }));
+      } else if (what === "unrecv" && last.length > 0 && !waits && !failure) {
+        conn.unrecv(Buffer.from(last));
+        here = Buffer.concat([last, here]);
+        last = Buffer.alloc(0);
+      } else if (what === "tryRecv") {
+        const nothing = waits !== null || (here.length === 0 && !isEnded);
+        if (nothing) expect(conn.tryRecv(size)).toBeNull();
+        else if (here.length === 0 && failure) expect(() => conn.tryRecv(size)).toThrow(failure);
+        else expect(conn.tryRecv(size)!.equals(took(size))).toBe(true);
+      } else if (what === "recv" || what === "recvExactly") {
+        const seen = outcome(conn[what](size));
+        if (waits === null) waits = { exactly: what === "recvExactly", size, seen };
+        else {
+          await settled();
+          expect(seen.error?.code).toBe("EBUSY");
+        }
+      }
+      await settled();
+      if (waits !== null) {
+        const { exactly, size, seen } = waits;
+        const isDue = isEnded || here.length >= (exactly ? size : 1);
+        expect(seen.isOver).toBe(isDue);
+        if (!isDue)
+          expect(handle.isPaused).toBe(false); // it would wait for ever
+        else if (exactly && here.length < size) {
+          const nothing = failure && here.length === 0;
+          expect(seen.error.code).toBe(nothing ? failure : "EINCOMPLETE");
+          if (!nothing) expect(seen.error.partial.equals(took(size))).toBe(true);
+        } else if (here.length === 0 && failure) expect(seen.error.code).toBe(failure);
+        else expect(seen.value!.equals(took(size))).toBe(true);
+        if (isDue) waits = null;
+      } else if (!isEnded) {
+        if (what === "data") expect(handle.isPaused).toBe(here.length > 65_536);
+        else if (handle.isPaused) expect(here.length).toBeGreaterThan(65_536);
+      }
+    }
+    conn.reset();
+  });
+  await fc.assert(property, parameters);
+});
+
+test("a connection sends: what was taken goes out whole, in the order of the calls, and before the end", async () => {
+  const step = fc.record({
+    what: fc.constantFrom(
+      "sendAll",
+      "sendAll",
+      "sendAll",
+      "send",
+      "trySend",
+      "room",
+      "turn",
+      "shutdown",
+    ),
+    size,
+  });
+  const property = fc.asyncProperty(
+    fc.array(step, { maxLength: 25 }),
+    fc.boolean(),
+    async (steps, closes) => {
+      const before = waiting.bytes;
+      const { conn, handle, bun } = played();
+      handle.room = 70_000;
+      let isShut = false;
+      // What each call is to put on the wire: of a `send` that waits it is known when it returns.
+      const parts: (() => Buffer)[] = [];
+      const promises: ReturnType<typeof outcome<unknown>>[] = [];
+      for (const { what, size } of steps) {
+        hasTurned();
+        const data = bytes(size);
+        if (what === "turn") await turn();
+        else if (what === "room") {
+          handle.room += size;
+          bun.drain();
+        } else if (what === "shutdown") {
+          conn.shutdown("write");
+          isShut = true;
+        } else if (isShut) {
+          expect(() => conn.trySend(data)).toThrow("EPIPE");
+        } else if (what === "trySend") {
+          const taken = conn.trySend(data);
+          parts.push(() => data.subarray(0, taken));
+        } else {
+          const seen = outcome<unknown>(conn[what as "send"](data));
+          promises.push(seen);
+          parts.push(() => (what === "sendAll" ? data : data.subarray(0, Number(seen.value))));
+        }
+        await settled();
+      }
+      const [isWaiting, all] = [
+        promises.some(({ isOver }) => !isOver),
+        () => Buffer.concat(parts.map((part) => part())),
+      ];
+      if (closes) conn.close();
+      // Room for all, in parts: what could go has gone then.
+      for (let i = 0; i < 40; i++) {
+        await turn();
+        handle.room += 200_000;
+        if (handle.ends.at(-1) !== "end" && handle.ends.at(-1) !== "reset") bun.drain();
+        await settled();
+      }
+      const wire = Buffer.concat(handle.wire);
+      expect(waiting.bytes).toBe(before);
+      if (closes && isWaiting) {
+        expect(handle.ends.at(-1)).toBe("reset"); // a part is never called the whole
+        for (const { isOver } of promises) expect(isOver).toBe(true);
+      } else {
+        expect(wire.equals(all())).toBe(true);
+        // An end sends a FIN as well, if it has not gone yet.
+        const due = [...(isShut ? ["FIN"] : []), ...(closes ? ["end"] : [])];
+        expect([due, due.slice(-1)]).toContainEqual(handle.ends);
+        expect([conn.bytesSent, conn.bufferedAmount]).toEqual([wire.length, 0]);
+        for (const { isOver, error } of promises)
+          expect([isOver, error]).toEqual([true, undefined]);
+      }
+      conn.reset();
+    },
+  );
+  await fc.assert(property, { ...parameters, numRuns: Math.ceil(parameters.numRuns / 5) });
+});
+
+/** Promises that can go on have done so. */
+async function settled(): Promise<void> {
+  for (let i = 0; i < 12; i++) await null;
+}
+
+test("datagrams wait whole and in order, up to 1 MiB with 256 bytes for each; the newest are dropped", async () => {
+  const step = fc.record({
+    what: fc.constantFrom("comes", "comes", "comes", "burst", "take"),
+    size: fc.oneof(fc.nat(40), fc.nat(65_507)),
+    most: fc.oneof(fc.constant(65_535), fc.integer({ min: 1, max: 3000 })),
+  });
+  const property = fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+    let come!: (bytes: Buffer) => void;
+    const opened = spyOn(Bun, "udpSocket").mockImplementation((async ({ socket }: any) => {
+      come = (bytes) => socket.data(null, bytes, 9, "127.0.0.1");
+      return { address: { address: "127.0.0.1", port: 1 }, close() {} };
+    }) as any);
+    using socket = await datagram();
+    opened.mockRestore();
+    const model: Buffer[] = [];
+    let [held, dropped] = [0, 0];
+    for (const { what, size, most } of steps) {
+      for (let times = what === "comes" ? 1 : what === "burst" ? 20 : 0; times > 0; times--) {
+        const data = bytes(size);
+        come(data);
+        if (held + data.length + 256 > 1 << 20) dropped++;
+        else held += model.push(data) && data.length + 256;
+      }
+      if (what === "take") {
+        const [data, from] = socket.tryRecvFrom(most) ?? [];
+        const due = model.shift();
+        if (due !== undefined) held -= due.length + 256;
+        expect(data).toEqual(due?.subarray(0, most));
+        if (data) expect(from).toEqual({ host: "127.0.0.1", port: 9 });
+      }
+      expect(socket.dropped).toBe(dropped);
+    }
+    for (const due of model) expect(socket.tryRecvFrom()![0].equals(due)).toBe(true);
+    expect(socket.tryRecvFrom()).toBeNull();
+  });
+  await fc.assert(property, { ...parameters, numRuns: Math.ceil(parameters.numRuns / 5) });
+});
+
+test("the trace shows any bytes in one line, without a command to a terminal, and text as it is", () => {
+  const some = fc.oneof(
+    fc.uint8Array({ maxLength: 50 }).map((array) => Buffer.from(array)),
+    fc.string({ unit: "binary", maxLength: 40 }).map((text) => Buffer.from(text)),
+    fc.string({ unit: "grapheme", maxLength: 40 }).map((text) => Buffer.from(text)),
+  );
+  const property = fc.property(some, (bytes) => {
+    const shown = content(bytes);
+    expect(shown).not.toMatch(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/u);
+    expect(preview(bytes)).toStartWith(`${bytes.length} byte${bytes.length === 1 ? "" : "s"}`);
+    const [, whole = shown, cut] = /^(.*?)(…)?$/s.exec(shown)!;
+    expect(cut !== undefined).toBe(bytes.length > 32);
+    const head = bytes.subarray(0, 32);
+    if (bytes.length === 0) expect(shown).toBe("");
+    else if (whole.startsWith('"')) expect(String(bytes)).toStartWith(JSON.parse(whole));
+    else expect(whole).toBe(head.toString("hex").replace(/..(?=.)/g, "$& "));
+  });
+  fc.assert(property, { ...parameters, numRuns: 10 * parameters.numRuns });
+});
