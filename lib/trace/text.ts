@@ -16,7 +16,7 @@ export function preview(data: string | Uint8Array): string {
   return `${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${content(bytes)}`.trimEnd();
 }
 
-/** The first bytes: as text if they are UTF-8 without control characters, else in hex. */
+/** The first bytes: as text if they are UTF-8 without control characters and U+FFFD, else in hex. */
 export function content(bytes: Uint8Array): string {
   const head = Buffer.from(bytes.subarray(0, 32));
   const isCut = bytes.length > head.length;
