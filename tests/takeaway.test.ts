@@ -126,12 +126,17 @@ describe("copy", () => {
     expect(readdirSync(target)).toEqual(["notes"]);
 
     const none = join(folder, "none");
-    await using unknown = script("copy", ["echo-client", "ecko-server", none]);
-    expect(await unknown.exit()).toBe(2);
-    expect(unknown.stderr).toMatch(
-      /^error: no script is called ecko-server: did you mean echo-server, /,
-    );
-    for (const name of scripts) expect(unknown.stderr).toContain(name);
+    for (const [wrong, near] of [
+      ["ecko-server", "echo-server, "],
+      ["chat", "chat-server, "], // a part of the name
+      ["weather", "weather-(sender|station|receiver), weather-"],
+    ] as const) {
+      await using unknown = script("copy", ["echo-client", wrong, none]);
+      expect(await unknown.exit()).toBe(2);
+      const line = `^error: no script is called ${wrong}: did you mean ${near}`;
+      expect(unknown.stderr).toMatch(new RegExp(line));
+      for (const name of scripts) expect(unknown.stderr).toContain(name);
+    }
 
     await using itself = script("copy", ["copy", none]);
     expect(await itself.exit()).toBe(2);

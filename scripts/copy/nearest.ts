@@ -1,8 +1,9 @@
 // For a mistyped script name: the names that are most like it.
 
-/** The three nearest names, and all of them. */
+/** The three nearest names, those that hold it first; and all of them. */
 export function nearest(name: string, all: string[]): string {
-  const near = all.toSorted((a, b) => distance(name, a) - distance(name, b)).slice(0, 3);
+  const far = (other: string) => distance(name, other) + (other.includes(name) ? 0 : 100);
+  const near = all.toSorted((a, b) => far(a) - far(b)).slice(0, 3);
   return `${near.join(", ")}? All: ${all.toSorted().join(", ")}`;
 }
 
