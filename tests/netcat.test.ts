@@ -152,6 +152,19 @@ test("a reader of stdout that is slow makes the other side wait", async () => {
   await client.exit();
 });
 
+test("a reader of stdout that has gone ends it without a word, also in the middle of much", async () => {
+  using server = listen({ port: 0 });
+  for (let i = 0; i < 5; i++) {
+    const rest = "</dev/null | head -c 1; exit ${PIPESTATUS[0]}";
+    await using client = shell(`--port ${server.address.port}`, rest);
+    using conn = await server.accept();
+    const sending = conn.sendAll(new Uint8Array(8 * MIB)).catch(() => {}); // far more than a pipe holds
+    expect(await client.exit()).toBe(0);
+    expect(client.stderr).toBe("");
+    await sending;
+  }
+});
+
 test("TLS, in either role", async () => {
   const own = makeCertificate("localhost");
   for (const name of ["cert", "key"] as const) writeFileSync(`${folder}/${name}`, own[name]);

@@ -17,8 +17,7 @@ export async function write(text: string | Uint8Array): Promise<void> {
   if (!Bun.isMainThread) return writeInMainThread(text);
   try {
     stdout ??= Bun.stdout.writer();
-    stdout.write(text);
-    await stdout.flush();
+    await Promise.all([stdout.write(text), stdout.flush()]); // much text: the first can reject, too
     if (openLine !== null) openLine = (openLine + text).slice(-MAX_OPEN).replace(/^.*\n/s, "");
   } catch (error) {
     const { code = "" } = error as { code?: string };
