@@ -121,7 +121,7 @@ function harmless(text: string): string {
 
 function openOthers(url: string): Others {
   try {
-    return new Others(url, hear, warn);
+    return new Others(url, (line) => hear(harmless(line)), warn);
   } catch (error) {
     return refuse(`--redis: ${(error as Error).message}`);
   }

@@ -46,7 +46,7 @@ const sending = send();
 sending.catch(() => {}); // when the connection breaks, receiving fails too
 await receive();
 
-// The other side has ended. What we have read of the input is still sent, but no more is read.
+// The other side has ended. What there is of the input is still sent; more of it is not waited for.
 for (let before = -1; conn.bytesSent > before || conn.bufferedAmount > 0; await Bun.sleep(100)) {
   before = conn.bytesSent;
 }

@@ -1,5 +1,6 @@
 // chat-server: what people may send each other, people who are in the way, and several servers as one room.
 
+import { RedisClient } from "bun";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen, type Socket } from "../lib/socket.ts";
@@ -565,6 +566,25 @@ describe("chat-server --redis", () => {
     }
     for (const { stderr } of [one, two]) expect(stderr.split("\n")).toHaveLength(5);
   });
+
+  testRedis(
+    "what others publish there, and what would command a terminal, harms nobody",
+    async () => {
+      const port = freePort();
+      await using _redis = await redis(port);
+      await using both = await twoServers(port);
+      const { one, two, ann, bob } = both;
+      const publisher = new RedisClient(`redis://127.0.0.1:${port}`);
+      for (const foreign of ["hello", "null", "[1,2]", '"x"', "{}", '["x"]']) {
+        expect(await publisher.publish("chat", foreign)).toBe(2); // both servers have it
+      }
+      await publisher.publish("chat", JSON.stringify(["x", "mallory: \x1b[2J\r\nann: hi"]));
+      publisher.close();
+      await Promise.all([ann.sees("mallory: [2Jann: hi"), bob.sees("mallory: [2Jann: hi")]);
+      await talk(ann, bob);
+      expect(one.stderr + two.stderr).toBe("");
+    },
+  );
 
   testRedis("Redis hangs: nobody waits for it long", async () => {
     const port = freePort();

@@ -109,13 +109,23 @@ export class Others implements Disposable {
     await soon(Promise.all([redis.ping(), ...[...this.#names].map(keep)]));
   }
 
+  // Ignores what is not ours: anybody can publish there.
   #heard(message: string): void {
-    const [from, line] = JSON.parse(message) as [string, string];
-    if (from !== this.#me) this.hear(line);
+    const [from, line] = parsed(message);
+    if (typeof line === "string" && from !== this.#me) this.hear(line);
   }
 
   #client(): RedisClient {
     return new RedisClient(this.url, { ...NEVER_AGAIN, connectionTimeout: PATIENCE_MS });
+  }
+}
+
+function parsed(message: string): unknown[] {
+  try {
+    const value = JSON.parse(message);
+    return Array.isArray(value) ? value : [];
+  } catch {
+    return [];
   }
 }
 
