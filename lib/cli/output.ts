@@ -80,12 +80,12 @@ let onTerminal: boolean | undefined;
 /**
  * Prepares text that came from the peer for printing. On a terminal it gets a colour, to tell it from our
  * own (unless `NO_COLOR` is set), and control characters become U+FFFD, so that the peer cannot send
- * commands to the terminal. In a pipe or a file it stays as it came.
+ * commands to the terminal; but CRLF is the end of a line. In a pipe or a file it stays as it came.
  */
 export function peerText(text: string): string {
   onTerminal ??= require("node:tty").isatty(1) as boolean;
   if (!onTerminal) return text;
-  const harmless = text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
+  const harmless = text.replace(/(?!\r\n)[\0-\x08\x0b-\x1f\x7f-\x9f]/g, "\ufffd");
   return !process.env.NO_COLOR ? `\x1b[36m${harmless}\x1b[39m` : harmless;
 }
 
