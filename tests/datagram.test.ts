@@ -167,6 +167,18 @@ describe("receiving", () => {
       expect(await failure(() => far.setTimeout(wrong))).toBeInstanceOf(RangeError);
   });
 
+  test("a time limit that is not needed any more keeps no process alive", async () => {
+    const code = `
+      import { datagram } from "./lib/datagram.ts";
+      const socket = await datagram();
+      socket.setTimeout(3_600_000);
+      socket.recvFrom().catch(({ code }) => console.log(code));
+      socket.close();`;
+    await using ending = new Process([process.execPath, "-e", code]);
+    expect(await ending.exit(), ending.stderr).toBe(0);
+    expect(ending.stdout).toBe("EBADF\n");
+  });
+
   test("a signal ends it with its reason, at once if aborted, and leaves no listener", async () => {
     const [near, far] = await both();
     const stop = new AbortController();

@@ -2,9 +2,11 @@
 
 import { getEventListeners } from "node:events";
 import { readdirSync } from "node:fs";
+import os from "node:os";
 import { join } from "node:path";
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
+import { asWritten } from "../lib/address.ts";
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 import {
   failure,
@@ -213,6 +215,25 @@ process.exit();`;
 });
 
 describe("addresses are as people write them", () => {
+  test("which of them are IPv4, and when the interface is known", () => {
+    expect(asWritten("::ffff:192.0.2.1")).toBe("192.0.2.1");
+    expect(asWritten("::ffff:1")).toBe("::ffff:1"); // an IPv6 address like others
+    expect(asWritten("fec0::1", "fe80::2%eth0")).toBe("fec0::1");
+    const on = (...names: string[]) =>
+      spyOn(os, "networkInterfaces").mockReturnValueOnce(
+        Object.fromEntries(names.map((name) => [name, [{ address: "fe80::5" } as any]])),
+      );
+    for (const [names, written] of [
+      [["near"], "fe80::1%near"],
+      [["near", "far"], "fe80::1"], // either of them: VLANs may share an address
+      [[], "fe80::1"],
+    ] as [string[], string][]) {
+      const interfaces = on(...names);
+      expect(asWritten("fe80::1", "", "fe80::5")).toBe(written);
+      interfaces.mockRestore();
+    }
+  });
+
   test("IPv6 in brackets", async () => {
     using server = listen({ host: "[::1]", port: 0 });
     expect(server.address.host).toBe("::1");

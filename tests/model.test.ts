@@ -276,6 +276,19 @@ test("a connection sends: what was taken goes out whole, in the order of the cal
   await fc.assert(property, { ...parameters, numRuns: Math.ceil(parameters.numRuns / 5) });
 });
 
+test("a time limit of more than timers take is cut to what they take", async () => {
+  const armed = spyOn(globalThis, "setTimeout");
+  try {
+    const { conn } = played();
+    conn.setTimeout(2 ** 40);
+    outcome(conn.recv(1));
+    expect(armed.mock.calls.map(([, ms]) => ms)).toEqual([2 ** 31 - 1]);
+    conn.reset();
+  } finally {
+    armed.mockRestore();
+  }
+});
+
 /** Promises that can go on have done so. */
 async function settled(): Promise<void> {
   for (let i = 0; i < 12; i++) await null;
