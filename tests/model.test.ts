@@ -12,9 +12,8 @@ import { hasTurned } from "../lib/socket/turn.ts";
 import { content, preview } from "../lib/trace/text.ts";
 import { PATIENCE_MS, pattern, turn } from "./helpers.ts";
 
-setDefaultTimeout(PATIENCE_MS);
-
 const { FUZZ_SEED, FUZZ_RUNS = "1000" } = process.env;
+setDefaultTimeout(Number(FUZZ_RUNS) * 10 + PATIENCE_MS);
 const seed = FUZZ_SEED === undefined ? undefined : Number(FUZZ_SEED);
 const parameters = { numRuns: Number(FUZZ_RUNS), seed };
 
@@ -276,16 +275,37 @@ test("a connection sends: what was taken goes out whole, in the order of the cal
   await fc.assert(property, { ...parameters, numRuns: Math.ceil(parameters.numRuns / 5) });
 });
 
-test("a time limit of more than timers take is cut to what they take", async () => {
-  const armed = spyOn(globalThis, "setTimeout");
+test("time limits of more than timers take are cut to what they take", () => {
+  const [once, again] = [spyOn(globalThis, "setTimeout"), spyOn(globalThis, "setInterval")];
   try {
     const { conn } = played();
     conn.setTimeout(2 ** 40);
+    conn.setIdleTimeout(2 ** 40);
     outcome(conn.recv(1));
-    expect(armed.mock.calls.map(([, ms]) => ms)).toEqual([2 ** 31 - 1]);
+    const armed = [...once.mock.calls, ...again.mock.calls].map(([, ms]) => ms);
+    expect(armed).toEqual([2 ** 31 - 1, 2 ** 31 - 1]);
     conn.reset();
   } finally {
-    armed.mockRestore();
+    for (const spied of [once, again]) spied.mockRestore();
+  }
+});
+
+test("many bytes make a loop turn earlier than few", async () => {
+  for (const [size, turns] of [
+    [1, false],
+    [1 << 20, true],
+  ] as const) {
+    hasTurned();
+    const { conn } = played();
+    let hasBeenTurned = false;
+    setImmediate(() => (hasBeenTurned = true));
+    for (let i = 0; i < 3; i++) {
+      await conn.sendAll(new Uint8Array(size));
+      conn.tryRecv(1);
+    }
+    expect(hasBeenTurned).toBe(turns);
+    await turn();
+    conn.reset();
   }
 });
 

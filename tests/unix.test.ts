@@ -6,14 +6,17 @@ import { join } from "node:path";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen } from "../lib/socket.ts";
+import { lockName } from "../lib/socket/lock.ts";
 import {
   failure,
+  Network,
   PATIENCE_MS,
   pattern,
   Process,
   python,
   recvAll,
   root,
+  testNetwork,
   testPython,
 } from "./helpers.ts";
 
@@ -96,6 +99,28 @@ testPython("so is one whose path is as long as paths can be", async () => {
   using _near = await connect({ path: long });
   using _far = await server.accept();
 });
+
+testNetwork("a server that this network does not show keeps its file", async () => {
+  using network = new Network(); // the list of Unix sockets is that of the own network: proc_pid_net(5)
+  const code = `
+    import { listen } from ${JSON.stringify(join(root, "lib/socket.ts"))};
+    listen({ path: ${JSON.stringify(path)} });
+    console.log("listens");`;
+  await using other = network.process([process.execPath, "-e", code]);
+  await other.until(/listens\n/);
+  expect((await failure(() => listen({ path }))).code).toBe("EADDRINUSE");
+  using _near = await connect({ path });
+});
+
+test.skipIf(process.platform !== "linux")(
+  "a name is locked for one, and others are free",
+  async () => {
+    const name = `${process.pid} ${Math.random()}`;
+    using _one = lockName(`${name} one`);
+    using _two = lockName(`${name} two`);
+    expect((await failure(() => lockName(`${name} one`))).code).toBe("EADDRINUSE");
+  },
+);
 
 test("close removes its own file, and not that of another server by now", async () => {
   const first = listen({ path });
