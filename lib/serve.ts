@@ -140,8 +140,8 @@ export async function serve(
     options.log && slot === 1 ? setInterval(tellState, 60_000).unref() : undefined;
   const stop = () => {
     server.close();
-    // The bytes that came before the signal are still read in this turn of the event loop.
-    setImmediate(() => handled.forEach((conn) => conn.endReceiving()));
+    // Not before the event loop has turned: what came before the signal is still read in that turn.
+    setImmediate(() => setImmediate(() => handled.forEach((conn) => conn.endReceiving())));
     setTimeout(endGrace, grace * 1000).unref();
   };
   const endGrace = () => {

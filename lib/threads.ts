@@ -123,10 +123,7 @@ export async function acceptLoop(
   const tls = secret === null ? options.tls : undefined; // the relay has decrypted it already
   const server = listen({ host, port, reusePort: secret === null, tls });
   const stop = new AbortController();
-  parentPort!.once("message", () => {
-    stop.abort();
-    parentPort!.unref(); // then the last connection ends the thread
-  });
+  parentPort!.once("message", () => stop.abort()); // then the last connection ends the thread
   parentPort!.postMessage({ listensOn: server.address });
   const first = secret === null ? undefined : (conn: Socket) => fromRelay(conn, secret);
   await serve(server, handle, { ...options, signal: stop.signal, first }, open, slot);

@@ -142,6 +142,13 @@ describe("every server", () => {
     }
   });
 
+  test.each(servers)("%s waits for nobody at the signal when nobody is there", async (name) => {
+    await using server = script(name, ["--port=0", "--grace=600"], { HOST: "127.0.0.1" });
+    await server.port();
+    server.kill("SIGTERM");
+    expect(await server.exit()).toBe(0);
+  });
+
   // Those that show from outside that the connection is accepted, and keep it.
   const keeping = ["echo-loop-server", "echo-threaded-server", "select-server"];
   test.each(keeping)("%s exits at once on a second signal", async (name) => {

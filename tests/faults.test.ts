@@ -179,8 +179,8 @@ print("again")`,
 });
 
 test("SIGTERM before a server listens ends it, one way or the other", async () => {
-  for (let delay = 0; delay < 12; delay += 2) {
-    await using server = script("echo-threaded-server", ["--port", "0"]);
+  for (let delay = 0; delay < 90; delay += 6) {
+    await using server = script("echo-threaded-server", ["--port=0", "--threads=2", "--grace=600"]);
     await Bun.sleep(delay); // waits for nothing: the signal is to come at different moments of the start
     server.kill("SIGTERM");
     expect([0, 143]).toContain(await server.exit());

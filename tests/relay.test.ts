@@ -312,6 +312,11 @@ const refused: [string, Buffer, RegExp][] = [
   ["command 2", hex(`${SIGNATURE} 22 11 000c`), /command/],
   ["family 4", hex(`${SIGNATURE} 21 41 000c`), /family/],
   ["transport 3", hex(`${SIGNATURE} 21 13 000c`), /family/],
+  [
+    "a value that reaches into the data behind the header",
+    hex(`${SIGNATURE} 21 11 0010 c0000207 c0000201 dc04 01bb 05 0004 61 626364 65`),
+    /ends in a value/,
+  ],
   ["too short for IPv4", hex(`${SIGNATURE} 21 11 000b`), /address/],
   ["too short for IPv6", hex(`${SIGNATURE} 21 21 000c`), /address/],
   ["a length that lies", hex(`${SIGNATURE} 21 11 ffff`), /4096/],

@@ -6,8 +6,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { delimited, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
+import { encodeProxyHeader, type ProxyHeader } from "../lib/relay.ts";
 import { type Handler, serve, type ServeOptions } from "../lib/serve.ts";
-import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import { connect, listen, type ServerSocket, type Socket, socketpair } from "../lib/socket.ts";
 import { waiting } from "../lib/socket/queues.ts";
 import {
   fails,
@@ -111,6 +112,15 @@ describe("a handler", () => {
     expect(service.told).toEqual([]);
   });
 
+  test("that uses another connection which is closed has made a mistake, and that is told", async () => {
+    const { near, far } = await socketpair();
+    for (const end of [near, far]) end.close();
+    await using service = new Service(() => near.sendAll("x"));
+    using conn = await service.connect();
+    await fails(recvAll(conn), "ECONNRESET");
+    expect(service.told).toMatchObject([{ code: "EBADF" }]);
+  });
+
   test("closes by ending; what it sent arrives, in full", async () => {
     const data = Buffer.alloc(5_000_000, "all of it ");
     await using service = new Service((conn) => conn.sendAll(data));
@@ -121,6 +131,17 @@ describe("a handler", () => {
 });
 
 describe("when the signal comes", () => {
+  test("what has come to the kernel by then is answered, too", async () => {
+    const service = new Service(echo);
+    using conn = await greet(await service.connect());
+    await conn.sendAll("in time"); // on loopback it is there when the call returns, but nobody has read it
+    service.stop();
+    expect(String(await recvAll(conn))).toBe("in time");
+    conn.close();
+    await service.over;
+    expect(service.told).toEqual([]);
+  });
+
   test("idle clients see an end, nobody new is accepted, and serve is over", async () => {
     const service = new Service(echo);
     const clients = await Promise.all(Array.from({ length: 50 }, service.connect.bind(service)));
@@ -295,6 +316,18 @@ test("without a signal it is over after close(), and after its last handler", as
 });
 
 describe("limits", () => {
+  test("what may wait in all connections together is shared out among the threads", async () => {
+    const stop = new AbortController();
+    using server = listen({ port: 0 });
+    const limits = { maxConnections: 9, idleTimeout: 0, maxBuffered: 64, signal: stop.signal };
+    const over = serve(server, echo, limits, new Int32Array(2 + 4));
+    while (waiting.limit === Infinity) await turn();
+    expect(waiting.limit).toBe((64 << 20) / 4);
+    stop.abort();
+    await over;
+    waiting.limit = Infinity;
+  });
+
   test("connections over the maximum are reset, and that is told once, until one is accepted", async () => {
     await using service = new Service(echo, { maxConnections: 2 });
     const over = async () => {
@@ -476,6 +509,7 @@ test("--log: a line when a connection ends, and one a minute with what is open a
   const written: string[] = [];
   using writing = spyOn(console, "error").mockImplementation((line) => void written.push(line));
   using timers = spyOn(globalThis, "setInterval");
+  using stopped = spyOn(globalThis, "clearInterval");
   await using service = new Service(echo, { maxConnections: 2, log: true });
   using one = await service.connect();
   using two = await service.connect();
@@ -491,7 +525,8 @@ test("--log: a line when a connection ends, and one a minute with what is open a
   const clock = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z";
   const says = (what: string) => expect.stringMatching(new RegExp(`^${clock} ${what}$`));
   const name = (conn: Socket) => `127\\.0\\.0\\.1:${conn.localAddress.port}`;
-  const everyMinute = timers.mock.calls.find(([, ms]) => ms === 60_000)![0] as () => void;
+  const minute = timers.mock.calls.findIndex(([, ms]) => ms === 60_000);
+  const everyMinute = timers.mock.calls[minute]![0] as () => void;
   everyMinute();
   everyMinute();
   one.shutdown("write");
@@ -505,6 +540,27 @@ test("--log: a line when a connection ends, and one a minute with what is open a
     says(`${name(two)} ECONNRESET: \\d+\\.\\d s, 5 bytes in, 5 out`),
   ]);
   expect(writing).toHaveBeenCalledTimes(4);
+  service.stop();
+  await service.over;
+  expect(stopped).toHaveBeenCalledWith(timers.mock.results[minute]!.value);
+});
+
+test("behind a proxy, its health checks are not told of, and clients by their own address", async () => {
+  await using server = script("echo-threaded-server", ["--port=0", "--accept-proxy", "--log"]);
+  const port = await server.port();
+  const at = (last: number) => ({ host: "192.0.2.7", port: last });
+  const destination = { host: "192.0.2.1", port: 4000 };
+  const visit = async (header: ProxyHeader) => {
+    using conn = await connect({ port });
+    await conn.sendAll(encodeProxyHeader(header));
+    await greet(conn);
+    conn.reset();
+  };
+  await visit({ source: null, destination: null }); // the check breaks off, as checks do
+  await visit({ source: at(1), destination });
+  await server.until(/^.*Z 192\.0\.2\.7:1 ECONNRESET: .*\n/m, "stderr");
+  await server.until(/^warning: connection with 192\.0\.2\.7:1: .*\n/m, "stderr");
+  expect(server.stderr.match(/\n/g)).toHaveLength(2);
 });
 
 // Those for one client at a time have no crowd to tell of, and datagrams have no connections.

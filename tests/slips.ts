@@ -27,11 +27,12 @@ interface Slip {
   names: string | undefined;
 }
 
-const { only, all, signal } = cli(help, {
+const { only, all, jobs, signal } = cli(help, {
   all: {
     type: "boolean",
     about: "print the noticed ones, too, each with the test that has failed",
   },
+  jobs: { type: "count", default: 2, min: 1, about: "how many at the same time, each in a copy" },
   only: { type: "string", default: " :: ", about: "the lines of the list that hold this text" },
 });
 
@@ -43,26 +44,35 @@ const slips = readFileSync(join(import.meta.dir, "slips.txt"), "utf8")
     return { file: file!, before: before!, after: after!, tests: tests!.trim().split(" "), names };
   });
 
-const copy = mkdtempSync(join(tmpdir(), "slips-"));
-process.on("exit", () => rmSync(copy, { recursive: true, force: true }));
 const tracked = Bun.spawnSync(["git", "ls-files", "-co", "--exclude-standard"], { cwd: root });
-for (const file of tracked.stdout.toString().trim().split("\n")) {
-  cpSync(join(root, file), join(copy, file), { recursive: true });
+
+function makeCopy(): string {
+  const copy = mkdtempSync(join(tmpdir(), "slips-"));
+  process.on("exit", () => rmSync(copy, { recursive: true, force: true }));
+  for (const file of tracked.stdout.toString().trim().split("\n")) {
+    cpSync(join(root, file), join(copy, file), { recursive: true });
+  }
+  symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
+  return copy;
 }
-symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
 
 let [noticed, wrong] = [0, 0];
-for (const slip of slips) {
-  if (signal.aborted) break;
-  const [isNoticed, outcome] = await tryOut(slip);
-  if (isNoticed) noticed++;
-  else wrong++;
-  if (all || !isNoticed) await print(`${outcome}: ${slip.file}: ${slip.before} -> ${slip.after}`);
-}
+const left = slips.values();
+const work = async () => {
+  const copy = makeCopy();
+  for (const slip of left) {
+    if (signal.aborted) break;
+    const [isNoticed, outcome] = await tryOut(slip, copy);
+    if (isNoticed) noticed++;
+    else wrong++;
+    if (all || !isNoticed) await print(`${outcome}: ${slip.file}: ${slip.before} -> ${slip.after}`);
+  }
+};
+await Promise.all(Array.from({ length: jobs }, work));
 await print(`${noticed} noticed, ${wrong} not`);
 process.exit(wrong > 0 ? 1 : 0);
 
-async function tryOut(slip: Slip): Promise<[isNoticed: boolean, outcome: string]> {
+async function tryOut(slip: Slip, copy: string): Promise<[isNoticed: boolean, outcome: string]> {
   const { file, before, after, tests, names } = slip;
   const path = join(copy, file);
   const text = readFileSync(path, "utf8");
