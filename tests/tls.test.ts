@@ -254,6 +254,28 @@ except ssl.SSLError as error: print(error.reason, flush=True)`,
     expect(echo.refused[0]).toEndWith("unsupported protocol");
   });
 
+  testPython("that does not trust us: what it says of that is told", async () => {
+    using echo = new Echo();
+    for (const [version, why] of [
+      ["TLSv1_3", "the other side has refused the TLS handshake"], // OpenSSL says so in clear
+      ["TLSv1_2", "tlsv1 alert unknown ca"],
+    ]) {
+      await using stranger = python(
+        `
+import ssl
+context = ssl.create_default_context()
+context.minimum_version = context.maximum_version = ssl.TLSVersion[sys.argv[2]]
+try: context.wrap_socket(connect(sys.argv[1]), server_hostname="localhost")
+except ssl.SSLError as error: print(error.reason, flush=True)`,
+        echo.port,
+        version!,
+      );
+      await stranger.until(/CERTIFICATE_VERIFY_FAILED/);
+      await until(() => echo.refused.length > 0);
+      expect(echo.refused.pop()).toEndWith(`: ${why}`);
+    }
+  });
+
   test("that resets after its first bytes leaves nothing behind", async () => {
     using echo = new Echo();
     const before = sockets();

@@ -181,6 +181,7 @@ function pending({ data }: Handle): Handshake | undefined {
 }
 
 const WORDS: Record<string, string> = {
+  BAD_PACKET_LENGTH: "the other side has refused the TLS handshake", // by an alert that is not encrypted
   ECONNRESET: "the connection ended in the TLS handshake",
   HTTP_REQUEST: "the other side does not speak TLS",
   NO_START_LINE: "no PEM",
