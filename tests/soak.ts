@@ -17,7 +17,7 @@ import { encodeProxyHeader } from "../lib/relay.ts";
 import { type ClientTls, connect, type Socket } from "../lib/socket.ts";
 import { openWebSocket } from "../lib/websocket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
-import { pattern, Process, recvAll, script } from "./helpers.ts";
+import { pattern, Process, recvAll, script, untilRefused } from "./helpers.ts";
 
 const { seconds, clients, only, via, signal } = cli(help, {
   seconds: { type: "seconds", default: 60, min: 1, about: "how long" },
@@ -154,6 +154,12 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
   },
 ];
 
+async function misbehave(conn: Socket): Promise<void> {
+  using _closedAtTheEnd = conn;
+  conn.setTimeout(30_000);
+  await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+}
+
 // Of datagrams some are lost: they are sent again. And who behaves ill sends many, and reads no reply.
 async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
   using socket = await datagram({ peer: { host: via, port: tally.port } });
@@ -174,6 +180,9 @@ async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number
   throw new Error("no reply");
 }
 
+/** What bash reads at its start, on some machines, prints a line. */
+const QUIET = { BASH_ENV: "" };
+
 // Netcat is started for each call: to connect, or to be called by somebody who misbehaves.
 async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
   const text = TEXT.slice(0, random(TEXT.length));
@@ -181,12 +190,12 @@ async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, 
   const flags = well ? there : "--listen --port 0";
   const input = `< <(head -c ${Buffer.byteLength(text)} ${folder}/text)`;
   const command = `exec ${process.execPath} run scripts/netcat.ts ${flags} ${input}`;
-  await using netcat = new Process(["bash", "-c", command]);
+  await using netcat = new Process(["bash", "-c", command], QUIET);
   if (!well) {
     tally.misdeeds++;
     const [, port] = await netcat.until(/^listening on .*:(\d+)\n/, "stderr");
-    using conn = await connect({ port: Number(port) });
-    await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+    await misbehave(await connect({ port: Number(port) }));
+    await untilRefused(Number(port)); // for one that was reset too early it waits for the next
   }
   // Whatever the other side did, netcat ends, and says at most why.
   const code = await Promise.race([netcat.exit(), Bun.sleep(30_000)]);
@@ -220,7 +229,7 @@ async function soak(name: string, visit: Visit | null): Promise<boolean> {
   const tls = name.includes(TLS) ? { ca: cert, serverName: "localhost" } : undefined;
   const [file, ...flags] = name.replace(/ \(.*/, "").split(" ");
   if (file === "weather-station") flags.push(`--store=sqlite://${folder}/weather.db`);
-  const env = { HOST: host, ...(tls && files) };
+  const env = { ...QUIET, HOST: host, ...(tls && files) };
   await using behind =
     file === "proxy" ? script("echo-threaded-server", ["--port", "0"], env) : null;
   if (behind !== null) flags.push(`--to localhost:${await behind.port()}`);
@@ -268,7 +277,7 @@ async function callByConnection(tally: Tally, visit: Visit, well: boolean) {
   conn.setTimeout(30_000);
   if (well) return await visit(conn);
   tally.misdeeds++;
-  await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
+  await misbehave(conn);
   return [0, 0] as const;
 }
 
