@@ -5,6 +5,7 @@ import { readdirSync, readlinkSync } from "node:fs";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { encodeProxyHeader, UNIQUE_ID } from "../lib/relay.ts";
+import type { SocketError } from "../lib/errors.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 import {
   failure,
@@ -36,8 +37,8 @@ async function askUntilServed(port: number, order: string): Promise<string> {
       using conn = await connect({ port });
       const answer = await ask(conn, order);
       if (answer !== "") return answer;
-    } catch {
-      // not yet
+    } catch (error) {
+      if (!/ECONNREFUSED|ECONNRESET|EPIPE/.test((error as SocketError).code)) throw error;
     }
   }
 }

@@ -112,8 +112,9 @@ testNetwork("a server that this network does not show keeps its file", async () 
   using _near = await connect({ path });
 });
 
-test.skipIf(process.platform !== "linux")(
-  "a name is locked for one, and others are free",
+const isLinux = process.platform === "linux";
+test.skipIf(!isLinux)(
+  `a name is locked for one, and others are free${isLinux ? "" : " (skipped: no Linux)"}`,
   async () => {
     const name = `${process.pid} ${Math.random()}`;
     using _one = lockName(`${name} one`);
