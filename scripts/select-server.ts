@@ -35,10 +35,9 @@ const began = new WeakMap<Socket, number>();
 let refused = 0;
 if (limits.log) setInterval(logState, 60_000).unref();
 
-// After a signal each client gets back what it has sent by then, and an end. What the kernel has of it is still
-// received: in the turn of the event loop that lies between the two.
+// After a signal nothing more is received; each client gets back what it has sent, and then an end.
 signal.addEventListener("abort", () => {
-  setImmediate(() => setImmediate(() => clients.forEach((_, conn) => conn.endReceiving())));
+  for (const conn of clients.keys()) conn.endReceiving();
   setTimeout(endGrace, grace * 1000).unref();
 });
 

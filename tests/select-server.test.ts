@@ -98,8 +98,11 @@ describe("select-server", () => {
     using conn = await connect({ port });
     await conn.sendAll("before");
     await conn.recvExactly(6);
+    // Both are there when it goes on, the bytes and the signal.
+    server.kill("SIGSTOP");
     await conn.sendAll("after");
     server.kill("SIGTERM");
+    server.kill("SIGCONT");
     expect(String(await recvAll(conn))).toBe("after");
     await untilRefused(port);
     await conn.sendAll("late"); // it was on its way: that is no reason for a reset
