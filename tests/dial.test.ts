@@ -1,6 +1,7 @@
 // connect(): names, several addresses, timeouts, and attempts that are given up.
 
 import { getEventListeners } from "node:events";
+import dns from "node:dns/promises";
 import { readdirSync } from "node:fs";
 import os from "node:os";
 import { join } from "node:path";
@@ -8,6 +9,7 @@ import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { asWritten } from "../lib/address.ts";
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import { lookUp } from "../lib/socket/dial.ts";
 import {
   failure,
   Network,
@@ -215,6 +217,21 @@ process.exit();`;
 });
 
 describe("addresses are as people write them", () => {
+  test("those of a name are tried with the families in turn, each of them once", async () => {
+    const found = ["::a", "::b", "192.0.2.1", "::a", "192.0.2.2"].map((address) => ({
+      address,
+      family: address.includes(":") ? 6 : 4,
+    }));
+    const looking = spyOn(dns, "lookup").mockResolvedValue(found as any);
+    expect(await lookUp({ host: "several", port: 1 })).toEqual([
+      "::a",
+      "192.0.2.1",
+      "::b",
+      "192.0.2.2",
+    ]);
+    looking.mockRestore();
+  });
+
   test("which of them are IPv4, and when the interface is known", () => {
     expect(asWritten("::ffff:192.0.2.1")).toBe("192.0.2.1");
     expect(asWritten("::ffff:1")).toBe("::ffff:1"); // an IPv6 address like others

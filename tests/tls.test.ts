@@ -705,6 +705,7 @@ describe("handshakes and the backlog", () => {
     await conn.sendAll(HELLO.subarray(0, 50));
     for (let i = 0; i < 3; i++) await turn();
     listening.close();
+    conn.setTimeout(5_000); // and not after the 10 s that a handshake has
     await fails(conn.recv(1), "ECONNRESET");
     conn.close();
   });
