@@ -229,6 +229,8 @@ describe("addresses are as people write them", () => {
       "::b",
       "192.0.2.2",
     ]);
+    expect(await lookUp({ host: "LocalHost", port: 1 })).toEqual(["::1", "127.0.0.1"]); // RFC 6761
+    expect(looking).toHaveBeenCalledTimes(1);
     looking.mockRestore();
   });
 

@@ -365,6 +365,11 @@ test("the trace shows any bytes in one line, without a command to a terminal, an
     const [, whole = shown, cut] = /^(.*?)(…)?$/s.exec(shown)!;
     expect(cut !== undefined).toBe(bytes.length > 32);
     const head = bytes.subarray(0, 32);
+    const text = String(bytes);
+    const isText =
+      Buffer.from(text).equals(bytes) &&
+      !/[^\P{Cc}\t\n\r]|[\u202a-\u202e\u2066-\u2069\ufffd]/u.test(text);
+    if (isText && bytes.length > 0) expect(shown).toStartWith('"'); // also where it is cut within a character
     if (bytes.length === 0) expect(shown).toBe("");
     else if (whole.startsWith('"')) expect(String(bytes)).toStartWith(JSON.parse(whole));
     else expect(whole).toBe(head.toString("hex").replace(/..(?=.)/g, "$& "));

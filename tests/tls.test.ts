@@ -612,6 +612,17 @@ sys.stdin.read()`,
     expect(performance.now() - started).toBeLessThan(8_000);
   });
 
+  test("a close that could send everything leaves no descriptor, also while the peer stays", async () => {
+    const before = sockets();
+    const [near, far] = await pair();
+    await near.sendAll("x");
+    near.close();
+    for (let i = 0; i < 10; i++) await turn(); // not 12 s, as for a peer that reads nothing
+    expect(sockets()).toBe(before + 1); // the peer's
+    expect(String(await far.recv(1))).toBe("x");
+    far.close();
+  });
+
   test("resets and closes leave no descriptor", async () => {
     const before = sockets();
     for (let i = 0; i < 20; i++) {

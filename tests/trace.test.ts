@@ -112,6 +112,30 @@ test("--trace=json writes an object a line, and both processes have one clock", 
   }
 });
 
+test("what is given back is undone: as many bytes less were received", async () => {
+  await using program = new Process([
+    process.execPath,
+    "-e",
+    `import { socketpair } from "./lib/socket.ts";
+    import { startTrace } from "./lib/trace.ts";
+    const { near, far } = await socketpair();
+    startTrace("json", (line) => console.log(line));
+    await near.sendAll("hello");
+    far.unrecv((await far.recvExactly(5)).subarray(2));
+    process.exit(0);`,
+  ]);
+  expect(await program.exit(), program.stderr).toBe(0);
+  const told = program.stdout
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  expect(told.map(({ call, bytes, data }) => [call, bytes, data])).toEqual([
+    ["sendAll", 5, '"hello"'],
+    ["recvExactly", 5, '"hello"'],
+    ["unrecv", -3, '"llo"'],
+  ]);
+});
+
 test("in JSON, too, an abort and an end are no errors; what is one has its code", async () => {
   await using program = new Process([
     process.execPath,
