@@ -34,7 +34,7 @@ const room = new Map<string, Person>();
 /** While clients catch up, no new lines are taken from anybody. */
 let catchingUp: Promise<void> | null = null;
 
-using others = redis === undefined ? null : openOthers(redis);
+await using others = redis === undefined ? null : openOthers(redis);
 await others?.ready;
 using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
@@ -89,8 +89,9 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     room.delete(name);
     const released = others?.release(name); // before the others read that the name is free
     const left = `* ${name} left${why}`;
-    await (signal.aborted ? others?.say(left) : say(left)); // at a stop, all people here leave
-    await released;
+    // At a stop, all people here leave, and nobody waits for Redis.
+    if (signal.aborted) others?.say(left);
+    else await Promise.all([say(left), released]);
   }
 }
 

@@ -607,6 +607,21 @@ describe("chat-server --redis", () => {
     await talk(ann, bob);
   });
 
+  testRedis("Redis hangs at SIGTERM: the farewell comes all the same", async () => {
+    const port = freePort();
+    await using running = await redis(port);
+    await using both = await twoServers(port);
+    const { one, ann } = both;
+    running.kill("SIGSTOP");
+    one.kill("SIGTERM");
+    await ann.sees("* goodbye: this server stops");
+    expect(await ann.next()).toBeNull();
+    ann.conn.close();
+    expect(await one.exit()).toBe(0);
+    expect(one.stderr).toBe("");
+    running.kill("SIGCONT");
+  });
+
   testRedis("without Redis at the start: alone, then in one room", async () => {
     const port = freePort();
     const url = `redis://127.0.0.1:${port}`;

@@ -10,6 +10,8 @@ const CHANNEL = "chat";
 /** How often Redis is checked, and how long it may take to answer. */
 const BEAT_MS = 1_000;
 const PATIENCE_MS = 2_000;
+/** How long the last commands may take at a stop. */
+const CLOSE_MS = 500;
 /** How long a name stays taken after its server has died. */
 const NAME_MS = 10_000;
 
@@ -17,13 +19,15 @@ const NEVER_AGAIN = { autoReconnect: false, enableOfflineQueue: false };
 const keyOf = (name: string) => `chat:name:${name}`;
 
 /** The other servers. While Redis is unreachable, it is as if there were none. */
-export class Others implements Disposable {
+export class Others implements AsyncDisposable {
   readonly #me = crypto.randomUUID();
   readonly #names = new Set<string>();
   /** The connection to Redis, and a promise that resolves when it is lost. Null while Redis is unreachable. */
   #link: { redis: RedisClient; lost: Promise<void> } | null = null;
   #end: () => void = () => {};
   #isOver = false;
+  /** What was asked last: Redis answers in turn. */
+  #last: Promise<unknown> = Promise.resolve();
   readonly #tried = Promise.withResolvers<void>();
   /** Resolves after the first attempt to reach Redis. */
   readonly ready = this.#tried.promise;
@@ -63,7 +67,9 @@ export class Others implements Disposable {
     return keys.map((key) => key.slice(keyOf("").length));
   }
 
-  [Symbol.dispose](): void {
+  /** Waits a moment for what Redis has still to be told. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.race([this.#last, sleep(CLOSE_MS)]);
     this.#isOver = true;
     this.#end();
   }
@@ -72,7 +78,10 @@ export class Others implements Disposable {
   async #ask<T>(command: (redis: RedisClient) => Promise<T>): Promise<T | undefined> {
     if (this.#link === null) return undefined;
     const { redis, lost } = this.#link;
-    return Promise.race([command(redis), lost.then(() => undefined)]).catch(() => undefined);
+    const gone = lost.then(() => undefined);
+    const answer = Promise.race([command(redis), gone]).catch(() => undefined);
+    this.#last = answer;
+    return answer;
   }
 
   async #keepLink(): Promise<void> {
