@@ -16,7 +16,7 @@ import { cli, print } from "../lib/cli.ts";
 import { root } from "./helpers.ts";
 
 /** A test run that takes longer hangs, which is noticed, too. */
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 300_000;
 
 interface Slip {
   file: string;
@@ -32,7 +32,7 @@ const { only, all, jobs, signal } = cli(help, {
     type: "boolean",
     about: "print the noticed ones, too, each with the test that has failed",
   },
-  jobs: { type: "count", default: 2, min: 1, about: "how many at the same time, each in a copy" },
+  jobs: { type: "count", default: 3, min: 1, about: "how many at the same time, each in a copy" },
   only: { type: "string", default: " :: ", about: "the lines of the list that hold this text" },
 });
 

@@ -31,7 +31,7 @@ for (const mode of [[], ["--relay"]]) {
     });
 
     test("reply: says who connected, and answers each chunk", async () => {
-      await using server = script("reply-threaded-server", ["--port", "0", ...mode]);
+      await using server = script("reply-threaded-server", ["--port=0", "--grace=600", ...mode]);
       const port = await server.port();
       expect(server.stdout).toStartWith("Server is running...\n");
       using conn = await connect({ port });
@@ -46,6 +46,9 @@ for (const mode of [[], ["--relay"]]) {
         const want = Buffer.concat([Buffer.from("Received: "), said]);
         expect(await conn.recvExactly(want.length)).toEqual(want);
       }
+      conn.close();
+      server.kill("SIGTERM");
+      expect(await server.exit()).toBe(0); // nobody is there: it does not wait out its grace
     });
 
     testPython("lines that threads print stay whole, however slowly they are read", async () => {
