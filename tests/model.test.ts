@@ -321,13 +321,7 @@ test("datagrams wait whole and in order, up to 1 MiB with 256 bytes for each; th
     most: fc.oneof(fc.constant(65_535), fc.integer({ min: 1, max: 3000 })),
   });
   const property = fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
-    let come!: (bytes: Buffer) => void;
-    const opened = spyOn(Bun, "udpSocket").mockImplementation((async ({ socket }: any) => {
-      come = (bytes) => socket.data(null, bytes, 9, "127.0.0.1");
-      return { address: { address: "127.0.0.1", port: 1 }, close() {} };
-    }) as any);
-    using socket = await datagram();
-    opened.mockRestore();
+    const { socket, come } = await playedDatagrams();
     const model: Buffer[] = [];
     let [held, dropped] = [0, 0];
     for (const { what, size, most } of steps) {
@@ -348,9 +342,35 @@ test("datagrams wait whole and in order, up to 1 MiB with 256 bytes for each; th
     }
     for (const due of model) expect(socket.tryRecvFrom()![0].equals(due)).toBe(true);
     expect(socket.tryRecvFrom()).toBeNull();
+    socket.close();
   });
   await fc.assert(property, { ...parameters, numRuns: Math.ceil(parameters.numRuns / 5) });
 });
+
+test("a datagram that was received makes room for as much as it took, however often", async () => {
+  const { socket, come } = await playedDatagrams();
+  for (let i = 0; i < 5_000; i++) {
+    come(Buffer.alloc(0));
+    socket.tryRecvFrom();
+  }
+  for (let i = 0; i < 4_096; i++) come(Buffer.alloc(0)); // with 256 bytes each, a mebibyte
+  expect(socket.dropped).toBe(0);
+  come(Buffer.alloc(0));
+  expect(socket.dropped).toBe(1);
+  socket.close();
+});
+
+/** A datagram socket, and what makes something come to it. */
+async function playedDatagrams() {
+  let come!: (bytes: Buffer) => void;
+  const opened = spyOn(Bun, "udpSocket").mockImplementation((async ({ socket }: any) => {
+    come = (bytes) => socket.data(null, bytes, 9, "127.0.0.1");
+    return { address: { address: "127.0.0.1", port: 1 }, close() {} };
+  }) as any);
+  const socket = await datagram();
+  opened.mockRestore();
+  return { socket, come };
+}
 
 test("the trace shows any bytes in one line, without a command to a terminal, and text as it is", () => {
   const some = fc.oneof(

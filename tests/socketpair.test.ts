@@ -2,7 +2,8 @@
 
 import { expect, test } from "bun:test";
 
-import { socketpair } from "../lib/socket.ts";
+import { connect, type ServerSocket, type Socket, socketpair } from "../lib/socket.ts";
+import { calls } from "../lib/socket/calls.ts";
 import { fails } from "./helpers.ts";
 
 test.each(["127.0.0.1", "::1"])("two ends of one connection, over %s", async (host) => {
@@ -18,6 +19,25 @@ test.each(["127.0.0.1", "::1"])("two ends of one connection, over %s", async (ho
   ends[Symbol.dispose]();
   await fails(near.recv(1), "EBADF");
   await fails(far.recv(1), "EBADF");
+});
+
+test("another process that finds the port is not taken for the other end", async () => {
+  const { run } = calls;
+  let intruder: Promise<Socket> | undefined;
+  calls.run = (name, call, ...args) => {
+    const made = run(name, call, ...args);
+    // It connects as soon as somebody listens, and so before our own end does.
+    if (name === "listen") intruder = connect((made as ServerSocket).address);
+    return made;
+  };
+  try {
+    using ends = await socketpair();
+    expect(ends.far.remoteAddress).toEqual(ends.near.localAddress);
+    expect((await (await intruder!).recv(1)).length).toBe(0);
+  } finally {
+    calls.run = run;
+    (await intruder)?.close();
+  }
 });
 
 test("many at once: each end has its own partner", async () => {
