@@ -290,6 +290,55 @@ test("time limits of more than timers take are cut to what they take", () => {
   }
 });
 
+test("bytes in small pieces are copied few times, however many come", () => {
+  const made = spyOn(Buffer, "allocUnsafeSlow");
+  const inbox = new Inbox(Buffer.alloc(1000));
+  for (let i = 0; i < 999; i++) inbox.push(Buffer.alloc(1000));
+  const copies = made.mock.calls.length;
+  made.mockRestore();
+  expect(inbox.take(Infinity)).toHaveLength(1_000_000);
+  expect(copies).toBeLessThan(20);
+});
+
+test("a send that waits is over as soon as some of it has gone, a sendAll with all of it", async () => {
+  const { conn, handle, bun } = played();
+  handle.room = 0;
+  const [some, all] = [outcome(conn.send(bytes(1000))), outcome(conn.sendAll(bytes(1000)))];
+  for (const [room, someOver, allOver] of [
+    [0, false, false],
+    [10, true, false],
+    [999, true, false],
+    [1, true, true],
+  ] as const) {
+    handle.room += room;
+    bun.drain();
+    await settled();
+    expect([some.isOver, all.isOver]).toEqual([someOver, allOver]);
+  }
+  expect(some.value).toBe(10);
+});
+
+test("above the limit for all together nobody reads, until a quarter has left", async () => {
+  const before = waiting.bytes;
+  const [one, other] = [played(), played()];
+  try {
+    waiting.limit = before + 1000;
+    for (const { conn } of [one, other]) conn.setIdleTimeout(Infinity); // as a server does
+    one.bun.data(bytes(900));
+    expect([one.handle.isPaused, other.handle.isPaused]).toEqual([false, false]);
+    other.bun.data(bytes(200));
+    expect([one.handle.isPaused, other.handle.isPaused]).toEqual([true, true]);
+    one.conn.tryRecv(300);
+    expect([one.handle.isPaused, other.handle.isPaused]).toEqual([true, true]);
+    one.conn.tryRecv(100);
+    expect([one.handle.isPaused, other.handle.isPaused]).toEqual([false, false]);
+  } finally {
+    waiting.limit = Infinity;
+    for (const { conn } of [one, other]) conn.reset();
+  }
+  expect(waiting.bytes).toBe(before);
+});
+
 test("many bytes make a loop turn earlier than few", async () => {
   for (const [size, turns] of [
     [1, false],
