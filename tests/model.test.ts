@@ -8,6 +8,7 @@ import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { datagram } from "../lib/datagram.ts";
 import { type Handle, Socket } from "../lib/socket/connection.ts";
 import { Inbox, waiting } from "../lib/socket/queues.ts";
+import { POLLERR } from "../lib/socket/readiness.ts";
 import { hasTurned } from "../lib/socket/turn.ts";
 import { content, preview } from "../lib/trace/text.ts";
 import { PATIENCE_MS, pattern, turn } from "./helpers.ts";
@@ -337,6 +338,18 @@ test("above the limit for all together nobody reads, until a quarter has left", 
     for (const { conn } of [one, other]) conn.reset();
   }
   expect(waiting.bytes).toBe(before);
+});
+
+test("a reset behind the peer's FIN: recv goes on giving EOF, select and sends tell it", async () => {
+  const { conn, bun } = played();
+  bun.end();
+  expect(conn.tryRecv(1)).toHaveLength(0);
+  expect(conn.poll() & POLLERR).toBe(0);
+  bun.close(Object.assign(new Error(), { code: "EPIPE" })); // that is what Bun calls it
+  expect(conn.tryRecv(1)).toHaveLength(0);
+  expect(conn.poll() & POLLERR).toBe(POLLERR);
+  expect(() => conn.trySend("x")).toThrow("EPIPE");
+  await conn.closed;
 });
 
 test("many bytes make a loop turn earlier than few", async () => {
