@@ -352,6 +352,24 @@ test("a reset behind the peer's FIN: recv goes on giving EOF, select and sends t
   await conn.closed;
 });
 
+test("a full inbox keeps nobody from reading on who is to drop it, or to hear of a reset", async () => {
+  const full = () => {
+    const all = played();
+    all.bun.data(bytes(100_000));
+    expect(all.handle.isPaused).toBe(true);
+    return all;
+  };
+  const stopped = full();
+  stopped.conn.endReceiving(); // what comes now is dropped
+  expect(stopped.handle.isPaused).toBe(false);
+  expect(stopped.conn.tryRecv(1_000_000)).toHaveLength(100_000);
+  const broken = full();
+  broken.handle.write = () => -1; // the peer has reset it: Bun tells no more while it is paused
+  expect(() => broken.conn.trySend("x")).toThrow("EPIPE");
+  expect(broken.handle.isPaused).toBe(false);
+  for (const { conn } of [stopped, broken]) conn.reset();
+});
+
 test("many bytes make a loop turn earlier than few", async () => {
   for (const [size, turns] of [
     [1, false],
