@@ -7,7 +7,7 @@ import os from "node:os";
 import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
-import { asWritten } from "../lib/address.ts";
+import { asWritten, isNumeric } from "../lib/address.ts";
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 import { lookUp } from "../lib/socket/dial.ts";
 import {
@@ -235,6 +235,8 @@ describe("addresses are as people write them", () => {
   });
 
   test("which of them are IPv4, and when the interface is known", () => {
+    expect(["fe80::1%eth0", "::1", "192.0.2.1"].every(isNumeric)).toBe(true);
+    expect(["192.0.2.256", "192.0.2", "::g", "a.example"].some(isNumeric)).toBe(false);
     expect(asWritten("::ffff:192.0.2.1")).toBe("192.0.2.1");
     expect(asWritten("::ffff:1")).toBe("::ffff:1"); // an IPv6 address like others
     expect(asWritten("fec0::1", "fe80::2%eth0")).toBe("fec0::1");
