@@ -6,17 +6,13 @@ import type { ServerSocket, Socket } from "./socket.ts";
 import { MAX_DELAY } from "./socket/alarm.ts";
 import { calls } from "./socket/calls.ts";
 import { checkTimeout } from "./socket/check.ts";
-import {
-  anyChange,
-  POLLERR,
-  POLLIN,
-  POLLNVAL,
-  POLLOUT,
-  type WaitOptions,
-} from "./socket/readiness.ts";
+import { anyChange, retry, type WaitOptions } from "./socket/readiness.ts";
+import { POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
+import { nextTurn } from "./socket/turn.ts";
 
 /** What one can receive from, or accept from. */
 type Reader = ServerSocket | Socket | DatagramSocket;
+type Ready = [readable: Reader[], writable: Socket[], inError: Socket[]];
 
 /**
  * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
@@ -41,7 +37,7 @@ export function select(
   errors: Iterable<Socket>,
   timeoutMs?: number,
   options?: WaitOptions,
-): Promise<[readable: Reader[], writable: Socket[], inError: Socket[]]> {
+): Promise<Ready> {
   return calls.run("select", wait, readers, writers, errors, timeoutMs, options);
 }
 
@@ -50,8 +46,8 @@ async function wait(
   writers: Iterable<Socket>,
   errors: Iterable<Socket>,
   timeoutMs: number | undefined,
-  { signal }: WaitOptions = {},
-): ReturnType<typeof select> {
+  options?: WaitOptions,
+): Promise<Ready> {
   const [r, w, e] = [[...readers], [...writers], [...errors]];
   if (timeoutMs === undefined && r.length + w.length + e.length === 0) {
     throw new RangeError("select() with no sockets and no timeout would wait for ever");
@@ -61,29 +57,26 @@ async function wait(
     timeUp = true;
     anyChange.tell();
   };
-  const timer =
+  using _timer =
     timeoutMs === undefined || timeUp
-      ? undefined
+      ? null
       : setTimeout(expire, Math.min(checkTimeout(timeoutMs), MAX_DELAY));
-  const wake = () => anyChange.tell();
-  signal?.addEventListener("abort", wake);
-  try {
-    for (;;) {
-      // One turn of the loop, so that sockets which became ready together are given together.
-      await new Promise<void>((resolve) => setImmediate(resolve));
-      signal?.throwIfAborted();
-      const readable = r.filter((socket) => can(socket, POLLIN));
-      const writable = w.filter((socket) => can(socket, POLLOUT));
-      const inError = e.filter((socket) => can(socket, POLLERR));
-      const ready = readable.length + writable.length + inError.length > 0;
-      if (ready || timeUp) return [readable, writable, inError];
-      await anyChange.wait();
-    }
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", wake);
-  }
+  const attempt = () => {
+    const readable = r.filter((socket) => can(socket, POLLIN));
+    const writable = w.filter((socket) => can(socket, POLLOUT));
+    const inError = e.filter((socket) => can(socket, POLLERR));
+    const ready = readable.length + writable.length + inError.length > 0;
+    return ready || timeUp ? ([readable, writable, inError] as Ready) : null;
+  };
+  await nextTurn();
+  return await retry(soon, attempt, options); // the timer lives until then
 }
+
+// One turn of the loop after a change, so that sockets which became ready together are given together.
+const soon = {
+  wait: () => anyChange.wait().then(nextTurn),
+  tell: () => anyChange.tell(),
+};
 
 function can(socket: Reader, event: number): boolean {
   const state = socket.poll();

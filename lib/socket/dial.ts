@@ -1,6 +1,8 @@
 // Makes connections, before there is a Socket: looks up names, tries several addresses, keeps time limits,
 // and cancels attempts that are no longer needed.
 
+import { addAbortListener } from "node:events";
+
 import { type Address, isNumeric } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
@@ -28,10 +30,9 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
   const underWay = new Set<CallOff>();
   const callOff = () => underWay.forEach((end) => end());
-  const abort = () => reject(signal?.reason);
   const expire = () => reject(new SocketError("ETIMEDOUT", "connect", address));
-  signal?.addEventListener("abort", abort);
-  const timer = delay === undefined ? undefined : setTimeout(expire, delay);
+  using _listener = signal && addAbortListener(signal, () => reject(signal.reason));
+  using _timer = delay === undefined ? undefined : setTimeout(expire, delay);
   const file = "path" in options;
   const failed = (cause: unknown) => reject(systemError(cause, "connect", address));
   const ready = (handle: Handle) => resolve(new Socket(handle, file ? address : ANY, address));
@@ -53,12 +54,8 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
       else underWay.add(tryForGood({ ...own, ...{ hostname: hosts[0] } }, hears));
     }
     return await promise;
-  } catch (error) {
-    callOff();
-    throw error;
   } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", abort);
+    callOff();
   }
 }
 
@@ -73,8 +70,7 @@ export async function lookUp(address: Address, syscall: Syscall = "connect"): Pr
   try {
     const { lookup } = require("node:dns/promises") as typeof import("node:dns/promises");
     const found = await lookup(host, { all: true });
-    const first = found.filter(({ family }) => family === found[0]!.family);
-    const second = found.filter(({ family }) => family !== found[0]!.family);
+    const [first = [], second = []] = Map.groupBy(found, ({ family }) => family).values();
     const inTurn = found.flatMap((_, i) => [...first.slice(i, i + 1), ...second.slice(i, i + 1)]);
     return [...new Set(inTurn.map(({ address }) => address))];
   } catch (cause) {

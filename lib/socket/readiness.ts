@@ -2,6 +2,8 @@
 // can do nothing yet, one waits until it has changed and asks again. `waitReadable`, `accept`,
 // `recvFrom` and `select` are that loop.
 
+import { addAbortListener } from "node:events";
+
 /** Bits of `poll()`, with the values they have in poll(2) on Linux. */
 export const POLLIN = 1; // recv or accept would not wait: data, EOF, an error, a connection
 export const POLLOUT = 4; // send would not wait: room, or an error
@@ -39,20 +41,15 @@ export const anyChange = new Change();
  * for an `Alarm` that tells the change.)
  */
 export async function retry<T>(
-  change: Change,
+  change: Pick<Change, "wait" | "tell">,
   attempt: () => T | null,
   { signal }: WaitOptions = {},
 ): Promise<T> {
-  const wake = () => change.tell();
-  signal?.addEventListener("abort", wake);
-  try {
-    for (;;) {
-      signal?.throwIfAborted();
-      const value = attempt();
-      if (value !== null) return value;
-      await change.wait();
-    }
-  } finally {
-    signal?.removeEventListener("abort", wake);
+  using _listener = signal && addAbortListener(signal, () => change.tell());
+  for (;;) {
+    signal?.throwIfAborted();
+    const value = attempt();
+    if (value !== null) return value;
+    await change.wait();
   }
 }

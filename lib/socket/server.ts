@@ -1,5 +1,7 @@
 // A listening socket: the queue of connections that wait for `accept()`, and its limit.
 
+import { addAbortListener } from "node:events";
+
 import { type Address, asWritten, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
@@ -40,8 +42,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** TLS handshakes that are under way, the newest last. */
   readonly #handshakes = new Set<CallOff>();
   #sweep: Timer | undefined;
-  readonly #signal: AbortSignal | undefined;
-  readonly #onAbort = () => this.close();
+  readonly #listening: Disposable | undefined; // to the signal
   readonly #stop: () => void;
 
   /** @internal Use `listen()`. */
@@ -62,8 +63,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const stop = () => this.#listener.stop();
     this.#stop = file ? unixFiles().removing(address.host, stop) : stop;
     descriptorLimit().then((limit) => (this.#lastDescriptor = limit - RESERVE));
-    this.#signal = signal;
-    signal?.addEventListener("abort", this.#onAbort);
+    this.#listening = signal && addAbortListener(signal, () => this.close());
     if (signal?.aborted) this.close();
   }
 
@@ -108,7 +108,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#signal?.removeEventListener("abort", this.#onAbort);
+    this.#listening?.[Symbol.dispose]();
     this.#stop();
     for (const callOff of this.#handshakes) callOff();
     for (const conn of this.#queue.splice(0)) conn.reset();
