@@ -24,8 +24,6 @@ const OVERHEAD = 256;
 /** More than a datagram can hold. */
 const WHOLE = 65_535;
 
-const SENT: Promise<void> = Promise.resolve();
-
 /** One datagram, and where it came from. */
 export type Datagram = [data: Buffer, from: Address];
 
@@ -84,9 +82,6 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   #failure: SocketError | null = null; // reported for an earlier datagram; the next call throws it
   #full = false; // the kernel's buffer was full, and `drain` has not come yet
   #timeout = Infinity;
-  // The receiver that waits without timeout and signal. Others wait in `retry`, which costs more.
-  #resolve: ((datagram: Datagram | Promise<Datagram>) => void) | null = null;
-  #most = 0;
   readonly #change = new Change();
   readonly #alarm = new Alarm(() => this.#change.tell());
 
@@ -134,13 +129,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
    * with the signal's reason.
    */
   recvFrom(maxBytes = WHOLE, options?: WaitOptions): Promise<Datagram> {
-    const limited = options?.signal !== undefined || this.#timeout < Infinity;
-    const waits = this.#resolve === null && !(this.poll() & (POLLIN | POLLNVAL));
-    if (limited || !waits || !Number.isInteger(maxBytes) || maxBytes < 1) {
-      return this.#retry(() => this.#take(maxBytes), "recvfrom", this.peer, options);
-    }
-    this.#most = maxBytes;
-    return new Promise((resolve) => (this.#resolve = resolve));
+    return this.#retry(() => this.#take(maxBytes), "recvfrom", this.peer, options);
   }
 
   /** The same without the sender's address: Python's `recv`. */
@@ -194,12 +183,6 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   // Wakes the waiting calls.
   #changed(): void {
-    const resolve = this.#resolve;
-    if (resolve !== null && this.poll() & (POLLIN | POLLNVAL)) {
-      this.#resolve = null;
-      const take = async () => this.#take(this.#most)!;
-      resolve(this.#queue.length > 0 ? this.#take(this.#most)! : take());
-    }
     this.#change.tell();
     anyChange.tell();
   }
@@ -213,14 +196,14 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
    * Rejects with `EMSGSIZE` (over 65,507 bytes, over IPv6 65,527), `EISCONN` (to another than the `peer`),
    * `ENOTFOUND`, `ENOBUFS` (the kernel dropped it), `EACCES` (broadcast: see `options`), `ETIMEDOUT`.
    */
-  sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
-    try {
-      if (to !== null && !isNumeric(to.host)) return this.#sendToName(data, checkHost(to, 1));
-      if (this.#write(data, to)) return isTooMany() ? nextTurn() : SENT;
-      return this.#retry(() => (this.#write(data, to) ? undefined : null), "sendto", to);
-    } catch (error) {
-      return Promise.reject(error);
+  async sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
+    if (to !== null && !isNumeric(to.host)) {
+      const host = await addressFor(checkHost(to, 1), "sendto", this.address.host);
+      to = { host, port: to.port };
     }
+    if (!this.#write(data, to)) {
+      await this.#retry(() => this.#write(data, to) || null, "sendto", to);
+    } else if (isTooMany()) await nextTurn();
   }
 
   /** Sends one datagram to the `peer`: `EDESTADDRREQ` without one. Python's `send`. */
@@ -231,11 +214,6 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   /** Sends one datagram, by default to the `peer`; false when the kernel has no room for it now. */
   trySendTo(data: string | Uint8Array, to: Address | null = this.peer): boolean {
     return this.#write(data, to);
-  }
-
-  async #sendToName(data: string | Uint8Array, { host, port }: Address): Promise<void> {
-    const named = { host: await addressFor({ host, port }, "sendto", this.address.host), port };
-    return this.sendTo(data, named);
   }
 
   // The non-blocking core: false while there is no room.
