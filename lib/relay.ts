@@ -178,8 +178,7 @@ function decodeBinary(data: Buffer): Decoded | null {
 }
 
 function beginsLike(data: Buffer, mark: Buffer): boolean {
-  const length = Math.min(data.length, mark.length);
-  return data.subarray(0, length).equals(mark.subarray(0, length));
+  return data.subarray(0, mark.length).equals(mark.subarray(0, data.length));
 }
 
 function word(number: number): number[] {

@@ -175,19 +175,15 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   // Of what is still here then, it may keep one more burst while it takes some each turn.
   #limit(): void {
     if (this.#overfull) return;
-    this.#trim();
+    this.#queue = this.#queue.filter((conn) => !isBroken(conn));
+    const most = this.#backlog + (this.#isTaking ? ONE_TURN : 0);
+    for (const conn of this.#queue.splice(most)) conn.reset();
+    this.#isTaking = false;
     this.#overfull = true;
     setImmediate(() => {
       this.#overfull = false;
       setImmediate(() => this.#queue.length > this.#backlog && this.#limit());
     });
-  }
-
-  #trim(): void {
-    this.#queue = this.#queue.filter((conn) => !isBroken(conn));
-    const most = this.#backlog + (this.#isTaking ? ONE_TURN : 0);
-    this.#isTaking = false;
-    for (const conn of this.#queue.splice(most)) conn.reset();
   }
 
   #refuse(handle: Handle): void {

@@ -73,7 +73,9 @@ export function checkTls(side: "listen" | "connect", tls: unknown, address: Addr
   if (!given.cert !== !given.key || (isServer && !given.cert)) {
     throw new TypeError("tls needs a cert and its key");
   }
-  const { ca, clientCa, serverName = nameOf(address) } = given;
+  // A Unix socket is on this machine. The interface of a link-local address (%eth0) is no part of its name.
+  const name = isPath(address.host) ? "localhost" : address.host.replace(/%.*$/, "");
+  const { ca, clientCa, serverName = name } = given;
   const own = isServer ? { ca: clientCa, requestCert: clientCa !== undefined } : { ca, serverName };
   // The rest is read from the caller's object, each time: the certificate may have been renewed.
   const checked = { ...own, isServer, rejectUnauthorized: true };
@@ -95,11 +97,6 @@ function checkField(known: string[], name: string, value: unknown): void {
   const isText = parts.every((part) => typeof part === "string" || part instanceof Uint8Array);
   if (isText && parts.length > 0 && parts.every(({ length }) => length > 0)) return;
   throw new TypeError(`tls.${name} must be text that is not empty`);
-}
-
-// A Unix socket is on this machine. The interface of a link-local address (%eth0) is no part of its name.
-function nameOf({ host }: Address): string {
-  return isPath(host) ? "localhost" : host.replace(/%.*$/, "");
 }
 
 // ---- the handshake
