@@ -147,6 +147,16 @@ describe("several addresses", () => {
     expect(descriptors()).toBe(before + 2);
   });
 
+  test("no other one is visited while the TLS handshake with the first is under way", async () => {
+    const [six, four] = onBoth("::1", "127.0.0.1"); // who accept, and speak no TLS
+    using _six = six;
+    using _four = four;
+    const options = { host: "localhost", port: six.address.port, tls: true, timeout: 600 } as const;
+    expect((await failure(connect(options))).code).toBe("ETIMEDOUT");
+    using _far = await six.accept();
+    expect(four.tryAccept()).toBeNull();
+  });
+
   testPython("one that does not answer costs 250 ms", async () => {
     await using silent = fullServer("::1");
     const port = await silent.port();

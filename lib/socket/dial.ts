@@ -8,8 +8,14 @@ import { SocketError, type Syscall } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type HandleData, Socket } from "./connection.ts";
-import { type CallOff, checkTls, type Hears, secure } from "./tls.ts";
-import { checkAddress, type ConnectOptions, isLocal, systemError } from "./where.ts";
+import { type CallOff, checkTls, type Hears, rawHandlers, secure } from "./tls.ts";
+import {
+  checkAddress,
+  type ConnectOptions,
+  isLocal,
+  type SocketFile,
+  systemError,
+} from "./where.ts";
 
 /** After so many ms without an answer, the next address is tried as well: RFC 8305, section 5. */
 const STAGGER_MS = 250;
@@ -18,11 +24,13 @@ const STAGGER_MS = 250;
 const ANY: Address = { host: "0.0.0.0", port: 0 };
 
 type Handlers = Bun.SocketHandler<HandleData>;
+type Target = Address | SocketFile;
 
 /** `connect()`: gives one connection, or rejects; either way no other attempt stays. */
 export async function dial(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
-  const { address, own } = checkAddress(options, 1);
+  const address = checkAddress(options, 1);
+  const { host, port } = address;
   const tls = options.tls === undefined ? undefined : checkTls("connect", options.tls, address);
   const delay = timeout === undefined ? undefined : Math.min(checkTimeout(timeout), MAX_DELAY);
   signal?.throwIfAborted();
@@ -36,6 +44,7 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const file = "path" in options;
   const failed = (cause: unknown) => reject(systemError(cause, "connect", address));
   const ready = (handle: Handle) => resolve(new Socket(handle, file ? address : ANY, address));
+  const handlers = tls === undefined ? Socket.handlers : rawHandlers;
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
@@ -46,13 +55,10 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
     failed,
   };
   try {
-    if (file) underWay.add(tryForGood(own, hears));
-    else {
-      const hosts = await Promise.race([lookUp(address), promise as Promise<never>]);
-      const limited = hosts.length > 1 || delay !== undefined || signal !== undefined;
-      if (limited) tryInTurn(hosts, address.port, own.socket, underWay, hears);
-      else underWay.add(tryForGood({ ...own, ...{ hostname: hosts[0] } }, hears));
-    }
+    const lookedUp = file ? [host] : lookUp(address);
+    const hosts = await Promise.race([lookedUp, promise as Promise<never>]);
+    const targets = hosts.map((host) => (file ? { path: host } : { host, port }));
+    tryInTurn(targets, handlers, underWay, hears);
     return await promise;
   } finally {
     callOff();
@@ -80,8 +86,7 @@ export async function lookUp(address: Address, syscall: Syscall = "connect"): Pr
 
 // Tries one address after the other: the next one when an attempt has failed, or after `STAGGER_MS`.
 function tryInTurn(
-  hosts: string[],
-  port: number,
+  targets: Target[],
   handlers: Handlers,
   underWay: Set<CallOff>,
   hears: Hears,
@@ -90,13 +95,13 @@ function tryInTurn(
   let timer: Timer | undefined;
   const next = () => {
     clearTimeout(timer);
-    const host = hosts[started++];
-    if (host === undefined) return;
+    const target = targets[started++];
+    if (target === undefined) return;
     timer = setTimeout(next, STAGGER_MS);
-    underWay.add(tryOne(host, port, handlers, { opened: hears.opened, failed }));
+    underWay.add(tryOne(target, handlers, { opened: hears.opened, failed }));
   };
   const failed = (cause: unknown) => {
-    if (++failures === hosts.length) hears.failed(cause);
+    if (++failures === targets.length) hears.failed(cause);
     else next();
   };
   underWay.add(() => clearTimeout(timer));
@@ -106,33 +111,24 @@ function tryInTurn(
 // An attempt that can be cancelled. `Bun.connect` cannot be; a socket of node:net can, and the Bun socket
 // inside it works like any other once it has our handlers. (node:net is loaded on first use, because
 // loading it takes longer than starting most programs.)
-function tryOne(host: string, port: number, handlers: Handlers, hears: Hears): CallOff {
+function tryOne(target: Target, handlers: Handlers, hears: Hears): CallOff {
   const { connect } = require("node:net") as typeof import("node:net");
-  const stream = connect({ host, port, allowHalfOpen: true, autoSelectFamily: false });
-  const handle = (stream as unknown as { _handle: Handle })._handle;
+  const stream = connect({ ...target, autoSelectFamily: false });
+  const handle = (stream as unknown as { _handle: Handle | null })._handle; // null: it failed at once
   let over = false;
   const end = (tell: () => void) => {
     if (over) return;
     over = true;
     tell();
   };
-  const opened = () => end(() => hears.opened(handle));
+  const opened = (handle: Handle) => end(() => hears.opened(handle));
   const failed = (cause: unknown) => end(() => hears.failed(cause));
   const takeOver = () => {
-    if (over) return handle.terminate();
+    if (over || handle === null) return handle?.terminate();
     handle.reload({ socket: { ...handlers, connectError: (_, cause) => failed(cause) } });
     handle.data = { opened };
   };
-  stream.on("error", failed); // an error that comes at once
-  stream.on("connectionAttempt", () => process.nextTick(takeOver));
-  return () => end(() => handle.terminate());
-}
-
-// An attempt that only the system ends: to a numeric address without a time limit, or to a Unix socket, which
-// answers at once.
-function tryForGood(own: Bun.UnixSocketOptions<HandleData>, hears: Hears): CallOff {
-  let over = false;
-  const opened = (handle: Handle) => (over ? handle.terminate() : hears.opened(handle));
-  Bun.connect({ ...own, data: { opened } }).catch(hears.failed);
-  return () => (over = true);
+  stream.on("error", failed); // until then
+  process.nextTick(takeOver); // it connects in the same turn, before this
+  return () => end(() => handle?.terminate());
 }

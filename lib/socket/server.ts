@@ -8,8 +8,8 @@ import { checkCount } from "./check.ts";
 import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
 import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
-import { type CallOff, checkTls, type Secrets, secure } from "./tls.ts";
-import { checkAddress, type ListenOptions, systemError, unixFiles } from "./where.ts";
+import { type CallOff, checkTls, rawHandlers, type Secrets, secure } from "./tls.ts";
+import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** What one turn of the loop can bring: as many wait in the kernel's queue. */
 const ONE_TURN = 512;
@@ -49,19 +49,23 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   constructor(options: ListenOptions) {
     const { backlog = 511, reusePort = false, ipv6Only = false, signal } = options;
     this.#backlog = checkCount("backlog", backlog, 1);
-    const { address, own } = checkAddress(options, 0);
+    const address = checkAddress(options, 0);
+    const { host, port } = address;
     if (options.tls !== undefined) this.#tls = checkTls("listen", options.tls, address);
     const file = "path" in options;
+    const own = file ? { unix: host } : { hostname: isLocal(host) ? "127.0.0.1" : host, port };
+    const socket = options.tls === undefined ? Socket.handlers : rawHandlers;
     try {
-      using _whileTakingOver = file ? unixFiles().takeOver(address.host) : null;
-      const shared = { ...own, reusePort, ipv6Only };
-      this.#listener = Bun.listen({ ...shared, data: this });
+      using _whileTakingOver = file ? unixFiles().takeOver(host) : null;
+      const shared = { socket, data: this, allowHalfOpen: true, reusePort, ipv6Only };
+      // Bun's types allow a host or a path, but not a value that may be one or the other.
+      this.#listener = Bun.listen({ ...own, ...shared } as Bun.UnixSocketOptions<HandleData>);
     } catch (cause) {
       throw systemError(cause, "listen", address);
     }
     this.address = file ? address : boundAddress(this.#listener, address);
     const stop = () => this.#listener.stop();
-    this.#stop = file ? unixFiles().removing(address.host, stop) : stop;
+    this.#stop = file ? unixFiles().removing(host, stop) : stop;
     descriptorLimit().then((limit) => (this.#lastDescriptor = limit - RESERVE));
     this.#listening = signal && addAbortListener(signal, () => this.close());
     if (signal?.aborted) this.close();

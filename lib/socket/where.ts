@@ -3,8 +3,7 @@
 import { type Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { checkCount, checkText } from "./check.ts";
-import { type HandleData, Socket } from "./connection.ts";
-import { type ClientTls, rawHandlers, type ServerTls } from "./tls.ts";
+import type { ClientTls, ServerTls } from "./tls.ts";
 
 /** Where to listen or connect to on the network. */
 export interface HostAndPort {
@@ -62,22 +61,10 @@ export function unixFiles() {
   return require("./unix.ts") as typeof import("./unix.ts");
 }
 
-// Checks the address in the options. Gives it for messages (`address`) and as options for Bun (`own`).
-export function checkAddress(options: ListenOptions | ConnectOptions, minPort: 0 | 1) {
-  const socket = options.tls === undefined ? Socket.handlers : rawHandlers;
-  const common = { allowHalfOpen: true, socket };
-  if ("path" in options) {
-    const unix = unixFiles().absolute(checkText("path", options.path));
-    return { address: { host: unix, port: 0 }, own: { unix, ...common } };
-  }
-  const address = checkHost(options, minPort);
-  // Bun's types allow a host or a path, but not a value that may be one or the other.
-  const own = {
-    hostname: isLocal(address.host) ? "127.0.0.1" : address.host,
-    port: address.port,
-    ...common,
-  } as unknown as Bun.UnixSocketOptions<HandleData>;
-  return { address, own };
+/** The address in the options. */
+export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1): Address {
+  if (!("path" in options)) return checkHost(options, minPort);
+  return { host: unixFiles().absolute(checkText("path", options.path)), port: 0 };
 }
 
 /** An address with the default in the place of what was left out. */
