@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { datagram } from "../lib/datagram.ts";
+import { delimited, messages } from "../lib/framing.ts";
 import { type Handle, Socket } from "../lib/socket/connection.ts";
 import { Inbox, waiting } from "../lib/socket/queues.ts";
 import { POLLERR } from "../lib/socket/readiness.ts";
@@ -368,6 +369,30 @@ test("a full inbox keeps nobody from reading on who is to drop it, or to hear of
   expect(() => broken.conn.trySend("x")).toThrow("EPIPE");
   expect(broken.handle.isPaused).toBe(false);
   for (const { conn } of [stopped, broken]) conn.reset();
+});
+
+test("a message that has begun has its time from then on, however often a byte of it comes", async () => {
+  let now = 0;
+  const rings: (() => void)[] = [];
+  const timer = (ring: () => void) => {
+    rings.push(ring);
+    return { unref: () => undefined };
+  };
+  const clock = spyOn(performance, "now").mockImplementation(() => now);
+  const once = spyOn(globalThis, "setTimeout").mockImplementation(timer as any);
+  const again = spyOn(globalThis, "setInterval").mockImplementation((() => timer(() => {})) as any);
+  try {
+    const { conn, bun } = played();
+    conn.setIdleTimeout(200);
+    const message = outcome(messages(conn, delimited()).next() as Promise<unknown>);
+    for (now = 50; now < 250; now += 50) bun.data(Buffer.from("x"));
+    for (const ring of rings.splice(0)) ring();
+    await settled();
+    expect(message.error?.code).toBe("ETIMEDOUT");
+    conn.reset();
+  } finally {
+    for (const spied of [clock, once, again]) spied.mockRestore();
+  }
 });
 
 test("many bytes make a loop turn earlier than few", async () => {
