@@ -12,7 +12,7 @@ import { Alarm } from "./socket/alarm.ts";
 import { calls } from "./socket/calls.ts";
 import { checkCount, checkTimeout, toBytes } from "./socket/check.ts";
 import { lookUp } from "./socket/dial.ts";
-import { anyChange, Change, retry, type WaitOptions } from "./socket/readiness.ts";
+import { Change, retry, type WaitOptions } from "./socket/readiness.ts";
 import { POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
 import { atTurnsEnd, isTooMany, nextTurn } from "./socket/turn.ts";
 import { checkHost, isLocal, systemError } from "./socket/where.ts";
@@ -99,7 +99,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
         made.#received(bytes, { host: asWritten(host, made.address.host), port }),
       drain: () => {
         made.#full = false;
-        made.#changed();
+        made.#change.tell();
       },
       error: (...told: unknown[]) => made.#failed(told.at(-1) as Error), // Bun leaves out the socket
     };
@@ -177,14 +177,8 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     if (this.#queued + bytes > QUEUE_LIMIT) return void this.dropped++;
     this.#queued += bytes;
     this.#queue.push([data, from]);
-    if (!isTooMany()) this.#changed();
-    else if (this.#queue.length === 1) atTurnsEnd(() => this.#changed());
-  }
-
-  // Wakes the waiting calls.
-  #changed(): void {
-    this.#change.tell();
-    anyChange.tell();
+    if (!isTooMany()) this.#change.tell();
+    else if (this.#queue.length === 1) atTurnsEnd(() => this.#change.tell());
   }
 
   // ---- sending
@@ -240,7 +234,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     const isKnown = process.platform === "linux" && !cause.errqueue;
     if (this.peer === null || isKnown || cause.code === "EMSGSIZE") return; // EMSGSIZE was thrown by the call itself
     this.#failure = systemError(cause, "recvfrom", this.peer);
-    this.#changed();
+    this.#change.tell();
   }
 
   // ---- waiting, closing
@@ -284,7 +278,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     this.#handle?.close();
     this.#handle = null;
     this.#queue = [];
-    this.#changed();
+    this.#change.tell();
   }
 
   [Symbol.dispose](): void {

@@ -98,7 +98,7 @@ function tryInTurn(
     const target = targets[started++];
     if (target === undefined) return;
     timer = setTimeout(next, STAGGER_MS);
-    underWay.add(tryOne(target, handlers, { opened: hears.opened, failed }));
+    tryOne(target, handlers, underWay, { opened: hears.opened, failed });
   };
   const failed = (cause: unknown) => {
     if (++failures === targets.length) hears.failed(cause);
@@ -111,24 +111,20 @@ function tryInTurn(
 // An attempt that can be cancelled. `Bun.connect` cannot be; a socket of node:net can, and the Bun socket
 // inside it works like any other once it has our handlers. (node:net is loaded on first use, because
 // loading it takes longer than starting most programs.)
-function tryOne(target: Target, handlers: Handlers, hears: Hears): CallOff {
+function tryOne(target: Target, handlers: Handlers, underWay: Set<CallOff>, hears: Hears): void {
   const { connect } = require("node:net") as typeof import("node:net");
   const stream = connect({ ...target, autoSelectFamily: false });
   const handle = (stream as unknown as { _handle: Handle | null })._handle; // null: it failed at once
-  let over = false;
-  const end = (tell: () => void) => {
-    if (over) return;
-    over = true;
-    tell();
-  };
+  const callOff = () => end(() => handle?.terminate());
+  const end = (tell: () => void) => void (underWay.delete(callOff) && tell());
+  underWay.add(callOff);
   const opened = (handle: Handle) => end(() => hears.opened(handle));
   const failed = (cause: unknown) => end(() => hears.failed(cause));
   const takeOver = () => {
-    if (over || handle === null) return handle?.terminate();
+    if (!underWay.has(callOff) || handle === null) return handle?.terminate();
     handle.reload({ socket: { ...handlers, connectError: (_, cause) => failed(cause) } });
     handle.data = { opened };
   };
   stream.on("error", failed); // until then
   process.nextTick(takeOver); // it connects in the same turn, before this
-  return () => end(() => handle?.terminate());
 }

@@ -15,7 +15,7 @@ export interface WaitOptions {
   signal?: AbortSignal;
 }
 
-/** Something that changes, and those who wait for it to: one promise serves them all. */
+/** Something that changes, and those who wait for it to: one promise serves them all. `anyChange` is told, too. */
 export class Change {
   #next: PromiseWithResolvers<void> | null = null;
 
@@ -26,9 +26,9 @@ export class Change {
 
   tell(): void {
     const next = this.#next;
-    if (next === null) return;
     this.#next = null;
-    next.resolve();
+    next?.resolve();
+    if (this !== anyChange) anyChange.tell();
   }
 }
 

@@ -7,7 +7,7 @@ import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
-import { anyChange, Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
+import { Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
 import { type CallOff, checkTls, rawHandlers, type Secrets, secure } from "./tls.ts";
 import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
@@ -116,7 +116,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#stop();
     for (const callOff of this.#handshakes) callOff();
     for (const conn of this.#queue.splice(0)) conn.reset();
-    this.#changed();
+    this.#change.tell();
   }
 
   [Symbol.dispose](): void {
@@ -164,7 +164,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     if (host === "" || (port === 0 && !isPath(host))) return conn.reset();
     if (this.#queue.length >= this.#backlog) this.#limit();
     this.#queue.push(conn);
-    this.#changed();
+    this.#change.tell();
   }
 
   // The non-blocking core: null while nobody waits.
@@ -194,11 +194,6 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     handle.terminate();
     if (!this.#refusing) this.onRefused("no descriptor is left: more connections are refused");
     this.#refusing = true;
-  }
-
-  #changed(): void {
-    this.#change.tell();
-    anyChange.tell();
   }
 
   #closedError(): SocketError {

@@ -101,11 +101,8 @@ function checkField(known: string[], name: string, value: unknown): void {
 
 // ---- the handshake
 
-/** What a TLS handle belongs to until there is a Socket. */
-interface Handshake {
-  done(success: boolean, cause: unknown): void;
-  failed(cause: unknown): void;
-}
+/** What a TLS handle belongs to until there is a Socket: is told how the handshake ends. */
+type Handshake = (success: boolean, cause: unknown) => void;
 
 /** A TLS socket of Bun; `linger` is the timer of a closed one that still has data to send. */
 interface Secured extends Handle {
@@ -121,26 +118,22 @@ export function secure(plain: Handle, tls: Secrets, underWay: Set<CallOff>, hear
     tell();
   };
   const callOff = () => end(() => handle.terminate());
-  const failed = (cause: unknown) => end(() => hears.failed(explained(cause)));
   const refuse = (cause: unknown) => {
-    failed(cause);
+    done(false, cause);
     handle.terminate();
   };
   const late = { code: "ETIMEDOUT", message: "no TLS handshake within 10 s" };
   const timer = setTimeout(() => refuse(late), HANDSHAKE_MS);
   underWay.add(callOff);
   const { isServer, requestCert } = tls;
-  const handshake: Handshake = {
-    done(success, cause) {
-      if (!success)
-        failed(cause); // Bun sends the TLS alert and closes
-      else if (handle.authorized || (isServer && !requestCert)) end(() => hears.opened(handle));
-      else refuse(cause);
-    },
-    failed,
+  const done: Handshake = (success, cause) => {
+    // Bun sends the TLS alert and closes.
+    if (!success) end(() => hears.failed(explained(cause)));
+    else if (handle.authorized || (isServer && !requestCert)) end(() => hears.opened(handle));
+    else refuse(cause);
   };
   try {
-    const data = handshake as unknown as HandleData;
+    const data = done as unknown as HandleData;
     const options = { tls, isServer, socket: handlers, data };
     handle = Object.assign(plain.upgradeTLS<HandleData>(options)[1], { end: endSecured });
   } catch (cause) {
@@ -159,7 +152,7 @@ export const rawHandlers: Bun.SocketHandler<HandleData> = {
 const handlers: Bun.SocketHandler<HandleData> = {
   ...Socket.handlers,
   open() {},
-  handshake: (handle, success, cause) => pending(handle)?.done(success, cause),
+  handshake: (handle, success, cause) => pending(handle)?.(success, cause),
   drain: (handle: Secured) => {
     if (handle.linger !== undefined) endSent(handle);
     else if (!pending(handle)) Socket.handlers.drain!(handle);
@@ -168,7 +161,7 @@ const handlers: Bun.SocketHandler<HandleData> = {
   error: (handle, cause) => Socket.handlers.close!(handle, explained(cause)),
   close: (handle: Secured, cause) => {
     clearTimeout(handle.linger);
-    pending(handle)?.failed(cause ?? { code: "ECONNRESET", message: "" });
+    pending(handle)?.(false, cause ?? { code: "ECONNRESET", message: "" });
     Socket.handlers.close!(handle, cause);
   },
 };
