@@ -32,21 +32,18 @@ const LAST_WORDS_MS = 500;
  * await relay(client, backend);
  */
 export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> {
-  const { promise: broken, resolve } = Promise.withResolvers<Error>();
-  let isOver = false;
-  const breakBoth = (why: Error) => {
-    if (isOver) return;
-    a.reset();
-    b.reset();
-    resolve(why);
-  };
-  const breakSoon = (why: Error) => void setTimeout(breakBoth, LAST_WORDS_MS, why).unref();
+  const { promise: broken, resolve: breakNow } = Promise.withResolvers<Error>();
   // When sending to a side fails, bytes that it sent before may still be on their way: they get that time.
-  const pass = (from: Relayed, to: Relayed) =>
-    pump(from, to).catch((why) => {
-      (why.syscall === "send" ? breakSoon : breakBoth)(why);
-      return broken;
-    });
+  const breakSoon = (why: Error) => void setTimeout(breakNow, LAST_WORDS_MS, why).unref();
+  const pass = async (from: Relayed, to: Relayed) => {
+    try {
+      for await (const chunk of from) await to.sendAll(chunk);
+      to.shutdown("write");
+    } catch (why: any) {
+      (why.syscall === "send" ? breakSoon : breakNow)(why);
+      await broken;
+    }
+  };
   // Also notices a reset while nothing is received: because the other side does not read, or after a FIN.
   for (const side of [a, b]) {
     side.closed.then(() => {
@@ -56,14 +53,10 @@ export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> 
       breakSoon(new SocketError(code, "recv", side.remoteAddress));
     });
   }
-  const [one, other] = await Promise.all([pass(a, b), pass(b, a)]);
-  isOver = true;
-  return one || other || undefined;
-}
-
-async function pump(from: Relayed, to: Relayed): Promise<void> {
-  for await (const chunk of from) await to.sendAll(chunk);
-  to.shutdown("write");
+  const ended = Promise.all([pass(a, b), pass(b, a)]).then(() => undefined);
+  const why = await Promise.race([ended, broken]);
+  if (why !== undefined) [a, b].forEach((side) => side.reset());
+  return why;
 }
 
 // ---- the PROXY protocol, as bytes
