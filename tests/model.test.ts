@@ -5,7 +5,7 @@
 import fc from "fast-check";
 import { expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
-import { datagram } from "../lib/datagram.ts";
+import { datagram, type DatagramOptions } from "../lib/datagram.ts";
 import { delimited, messages } from "../lib/framing.ts";
 import { type Handle, Socket } from "../lib/socket/connection.ts";
 import { Inbox, waiting } from "../lib/socket/queues.ts";
@@ -465,14 +465,25 @@ test("a datagram that was received makes room for as much as it took, however of
   socket.close();
 });
 
+test("what a stranger sent before there was a peer is not heard", async () => {
+  const peer = { host: "127.0.0.1", port: 9 };
+  const { socket, come } = await playedDatagrams({ peer });
+  come(Buffer.from("stranger"), 8);
+  expect(socket.tryRecvFrom()).toBeNull();
+  come(Buffer.from("peer"), 9);
+  expect(socket.tryRecvFrom()).toEqual([Buffer.from("peer"), peer]);
+  socket.close();
+});
+
 /** A datagram socket, and what makes something come to it. */
-async function playedDatagrams() {
-  let come!: (bytes: Buffer) => void;
+async function playedDatagrams(options: DatagramOptions = {}) {
+  let come!: (bytes: Buffer, port?: number) => void;
   const opened = spyOn(Bun, "udpSocket").mockImplementation((async ({ socket }: any) => {
-    come = (bytes) => socket.data(null, bytes, 9, "127.0.0.1");
-    return { address: { address: "127.0.0.1", port: 1 }, close() {} };
+    come = (bytes, port = 9) => socket.data(null, bytes, port, "127.0.0.1");
+    const at = (port: number) => ({ address: "127.0.0.1", port });
+    return { address: at(1), remoteAddress: options.peer && at(9), close() {} };
   }) as any);
-  const socket = await datagram();
+  const socket = await datagram(options);
   opened.mockRestore();
   return { socket, come };
 }
