@@ -91,12 +91,9 @@ export function lengthPrefixed(
   return {
     frame(message) {
       if (message.length > max) return "EMSGSIZE";
-      const isSmall = message.length <= SMALL;
-      const framed = Buffer.allocUnsafe(bytes + (isSmall ? message.length : 0));
-      framed.writeUIntBE(message.length, 0, bytes);
-      if (!isSmall) return [framed, message];
-      framed.set(message, bytes);
-      return [framed];
+      const front = Buffer.allocUnsafe(bytes);
+      front.writeUIntBE(message.length, 0, bytes);
+      return message.length > SMALL ? [front, message] : [Buffer.concat([front, message])];
     },
     splitter: () => (inbox) => {
       if (inbox.length < bytes) return null;

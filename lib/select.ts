@@ -41,13 +41,7 @@ export function select(
   return calls.run("select", wait, readers, writers, errors, timeoutMs, options);
 }
 
-async function wait(
-  readers: Iterable<Reader>,
-  writers: Iterable<Socket>,
-  errors: Iterable<Socket>,
-  timeoutMs: number | undefined,
-  options?: WaitOptions,
-): Promise<Ready> {
+const wait: typeof select = async (readers, writers, errors, timeoutMs, options) => {
   const [r, w, e] = [[...readers], [...writers], [...errors]];
   if (timeoutMs === undefined && r.length + w.length + e.length === 0) {
     throw new RangeError("select() with no sockets and no timeout would wait for ever");
@@ -70,7 +64,7 @@ async function wait(
   };
   await nextTurn();
   return await retry(soon, attempt, options); // the timer lives until then
-}
+};
 
 // One turn of the loop after a change, so that sockets which became ready together are given together.
 const soon = {

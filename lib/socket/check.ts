@@ -1,14 +1,9 @@
 // Checks of arguments. A wrong one is a `RangeError` or `TypeError` whose message has the value.
 
 /** A whole number from `min` to `max`. */
-export function checkCount(
-  name: string,
-  value: number,
-  min: number,
-  max = Number.MAX_SAFE_INTEGER,
-) {
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  const range = max < Number.MAX_SAFE_INTEGER ? `from ${min} to ${max}` : `of at least ${min}`;
+export function checkCount(name: string, value: number, min: number, max = Infinity): number {
+  if (Number.isSafeInteger(value) && value >= min && value <= max) return value;
+  const range = max < Infinity ? `from ${min} to ${max}` : `of at least ${min}`;
   throw wrong(value, `${name} must be a whole number ${range}`);
 }
 

@@ -9,13 +9,8 @@ import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type HandleData, Socket } from "./connection.ts";
 import { type CallOff, checkTls, type Hears, rawHandlers, secure } from "./tls.ts";
-import {
-  checkAddress,
-  type ConnectOptions,
-  isLocal,
-  type SocketFile,
-  systemError,
-} from "./where.ts";
+import type { ConnectOptions, SocketFile } from "./where.ts";
+import { checkAddress, isLocal, systemError } from "./where.ts";
 
 /** After so many ms without an answer, the next address is tried as well: RFC 8305, section 5. */
 const STAGGER_MS = 250;
