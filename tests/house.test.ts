@@ -93,5 +93,5 @@ test("lib stays small: 2,700 lines of code in all, and about 400 a file", () => 
       .filter((line) => !/^\s*(\/\/|\*|\/\*|$)/.test(line)).length;
   const sizes = files.filter(inLib).map((file) => [file, count(file)] as const);
   expect(sizes.filter(([, lines]) => lines > 420)).toEqual([]);
-  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_360);
+  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_354);
 });

@@ -8,7 +8,7 @@ import { SocketError, type Syscall } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type HandleData, Socket } from "./connection.ts";
-import { type CallOff, checkTls, type Hears, rawHandlers, secure } from "./tls.ts";
+import { checkTls, type Hears, rawHandlers, secure, type UnderWay } from "./tls.ts";
 import type { ConnectOptions, SocketFile } from "./where.ts";
 import { checkAddress, isLocal, systemError } from "./where.ts";
 
@@ -31,7 +31,7 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   signal?.throwIfAborted();
 
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-  const underWay = new Set<CallOff>();
+  const underWay: UnderWay = new Set();
   const callOff = () => underWay.forEach((end) => end());
   const expire = () => reject(new SocketError("ETIMEDOUT", "connect", address));
   using _listener = signal && addAbortListener(signal, () => reject(signal.reason));
@@ -80,12 +80,7 @@ export async function lookUp(address: Address, syscall: Syscall = "connect"): Pr
 }
 
 // Tries one address after the other: the next one when an attempt has failed, or after `STAGGER_MS`.
-function tryInTurn(
-  targets: Target[],
-  handlers: Handlers,
-  underWay: Set<CallOff>,
-  hears: Hears,
-): void {
+function tryInTurn(targets: Target[], handlers: Handlers, underWay: UnderWay, hears: Hears) {
   let [started, failures] = [0, 0];
   let timer: Timer | undefined;
   const next = () => {
@@ -106,7 +101,7 @@ function tryInTurn(
 // An attempt that can be cancelled. `Bun.connect` cannot be; a socket of node:net can, and the Bun socket
 // inside it works like any other once it has our handlers. (node:net is loaded on first use, because
 // loading it takes longer than starting most programs.)
-function tryOne(target: Target, handlers: Handlers, underWay: Set<CallOff>, hears: Hears): void {
+function tryOne(target: Target, handlers: Handlers, underWay: UnderWay, hears: Hears): void {
   const { connect } = require("node:net") as typeof import("node:net");
   const stream = connect({ ...target, autoSelectFamily: false });
   const handle = (stream as unknown as { _handle: Handle | null })._handle; // null: it failed at once

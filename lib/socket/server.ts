@@ -8,7 +8,7 @@ import { checkCount } from "./check.ts";
 import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
 import { Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
-import { type CallOff, checkTls, rawHandlers, type Secrets, secure } from "./tls.ts";
+import { checkTls, rawHandlers, type Secrets, secure, type UnderWay } from "./tls.ts";
 import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** What one turn of the loop can bring: as many wait in the kernel's queue. */
@@ -40,7 +40,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   #closed = false;
   readonly #tls: Secrets | undefined;
   /** TLS handshakes that are under way, the newest last. */
-  readonly #handshakes = new Set<CallOff>();
+  readonly #handshakes: UnderWay = new Set();
   #sweep: Timer | undefined;
   readonly #listening: Disposable | undefined; // to the signal
   readonly #stop: () => void;

@@ -43,8 +43,8 @@ export interface Hears {
   failed(cause: unknown): void;
 }
 
-/** Cancels an attempt that is under way. */
-export type CallOff = () => void;
+/** The attempts that are under way: a function for each, which cancels it. */
+export type UnderWay = Set<() => void>;
 
 /** How long a handshake may take, in ms. */
 const HANDSHAKE_MS = 10_000;
@@ -110,7 +110,7 @@ interface Secured extends Handle {
 }
 
 /** Does the TLS handshake on a connection. While it is under way, the function that cancels it is in `underWay`. */
-export function secure(plain: Handle, tls: Secrets, underWay: Set<CallOff>, hears: Hears) {
+export function secure(plain: Handle, tls: Secrets, underWay: UnderWay, hears: Hears) {
   let handle = plain;
   const end = (tell: () => void) => {
     if (!underWay.delete(callOff)) return;
@@ -145,7 +145,6 @@ export function secure(plain: Handle, tls: Secrets, underWay: Set<CallOff>, hear
 export const rawHandlers: Bun.SocketHandler<HandleData> = {
   open: Socket.handlers.open,
   drain() {},
-  connectError() {},
 };
 
 // The handlers of the TLS socket: those of any other once there is a Socket.
