@@ -188,7 +188,7 @@ describe("every server", () => {
     const args = name === "select-server" ? "--timeout 0.05" : "";
     const run = `${process.execPath} run scripts/${name}.ts --host 127.0.0.1 --port 0 ${args}`;
     const shell = `${run} | sed /listening/q; echo "exit \${PIPESTATUS[0]}"`;
-    await using server = new Process(["bash", "-c", shell]);
+    await using server = new Process(["bash", "--norc", "-c", shell]);
     const port = await server.port();
     // Each client makes it print, until it has noticed that nobody reads that any more. (One of
     // them prints when there are none.)
@@ -321,7 +321,7 @@ test("fail() ends the program even when nobody takes what it printed", async () 
   await stuck[Symbol.asyncDispose]();
   // Its stdout is a pipe whose other end reads something else.
   const shell = `exec 3<&0; { ${command}; echo "exit $?" >&2; } | read -u 3`;
-  await using outer = new Process(["bash", "-c", shell]);
+  await using outer = new Process(["bash", "--norc", "-c", shell]);
   await outer.until(/error: enough\nexit 1\n/, "stderr");
 });
 

@@ -412,7 +412,14 @@ import { datagram } from ${JSON.stringify(join(root, "lib/datagram.ts"))};
 import { openSync } from "node:fs";
 try { for (;;) openSync("/dev/null"); } catch {}
 await datagram().catch((error) => console.log(error.message));`;
-    const limited = ["bash", "-c", 'ulimit -n 64; exec "$0" -e "$1"', process.execPath, code];
+    const limited = [
+      "bash",
+      "--norc",
+      "-c",
+      'ulimit -n 64; exec "$0" -e "$1"',
+      process.execPath,
+      code,
+    ];
     await using child = new Process(limited);
     expect(await child.exit()).toBe(0);
     expect(child.stdout).toBe("bind EMFILE 127.0.0.1:0\n");

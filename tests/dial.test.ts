@@ -351,7 +351,7 @@ await connect({ host: "localhost", port }).catch(tell);
 await connect({ host: "some.name.invalid", port }).catch(tell);
 try { listen({ port: 0 }) } catch (error) { tell(error) }
 process.exit();`;
-  const limited = ["bash", "-c", 'ulimit -n 64; exec "$0" "$@"', ...program(code)];
+  const limited = ["bash", "--norc", "-c", 'ulimit -n 64; exec "$0" "$@"', ...program(code)];
   await using child = new Process(limited);
   expect(await child.exit()).toBe(0);
   expect(child.stdout.split("\n")).toEqual([

@@ -103,7 +103,7 @@ print("done")`,
     "descriptors exhausted: more are refused with one line; freed ones are used again",
     async () => {
       const command = `ulimit -n 64; exec ${process.execPath} run scripts/${name}.ts --port 0`;
-      await using server = new Process(["bash", "-c", command]);
+      await using server = new Process(["bash", "--norc", "-c", command]);
       const port = await server.port();
       await using crowd = python(
         `
@@ -268,7 +268,7 @@ test("stdin closed: the clients take it for the end of input", async () => {
     ["echo-loop-client", ""],
   ]) {
     const command = `exec ${process.execPath} run scripts/${name}.ts --port ${port} <&-`;
-    await using client = new Process(["bash", "-c", command]);
+    await using client = new Process(["bash", "--norc", "-c", command]);
     expect(await client.exit()).toBe(0);
     expect(client.stdout).toBe(want!);
   }
@@ -276,7 +276,7 @@ test("stdin closed: the clients take it for the end of input", async () => {
 
 test("stdout full: one line, and the end", async () => {
   const command = `exec ${process.execPath} run scripts/echo-server.ts --port 0 >/dev/full`;
-  await using server = new Process(["bash", "-c", command]);
+  await using server = new Process(["bash", "--norc", "-c", command]);
   expect(await server.exit()).toBe(1);
   expect(server.stderr).toMatch(/^error: cannot write to stdout: no space left on device\n$/);
 });

@@ -28,7 +28,12 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 /** Netcat in a shell, for its redirections. */
 function shell(args: string, rest: string): Process {
-  return new Process(["bash", "-c", `${process.execPath} run scripts/netcat.ts ${args} ${rest}`]);
+  return new Process([
+    "bash",
+    "--norc",
+    "-c",
+    `${process.execPath} run scripts/netcat.ts ${args} ${rest}`,
+  ]);
 }
 
 async function listening(process: Process): Promise<number> {
@@ -136,7 +141,7 @@ test("a reader of stdout that is slow makes the other side wait", async () => {
   // Behind the pipe, `read` reads nothing of it, but what we type: it ends with us.
   const netcat = `${process.execPath} run scripts/netcat.ts --port ${server.address.port}`;
   const command = `exec 3<&0; ${netcat} </dev/null | read -r <&3`;
-  await using client = new Process(["bash", "-c", command]);
+  await using client = new Process(["bash", "--norc", "-c", command]);
   using conn = await server.accept();
   conn.sendAll(new Uint8Array(64 * MIB)).catch(() => {});
   for (let [before, same] = [-1, 0]; same < 200; before = conn.bytesSent) {

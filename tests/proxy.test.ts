@@ -172,7 +172,7 @@ describe("proxy", () => {
       await using echo = script("echo-threaded-server", ["--port", "0"]);
       const args = `--port 0 --to 127.0.0.1:${await echo.port()}`;
       const command = `ulimit -n 160; exec ${process.execPath} run scripts/proxy.ts ${args}`;
-      await using server = new Process(["bash", "-c", command]);
+      await using server = new Process(["bash", "--norc", "-c", command]);
       const port = await server.port();
       await using crowd = python(
         `

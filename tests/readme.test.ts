@@ -62,7 +62,10 @@ const searchPath = `${dirname(process.execPath)}:${process.env.PATH}`;
 function shell(command: string, cwd = root): Process {
   const here = command.replace(NPX, "bun");
   const store = cwd === root ? "sqlite://:memory:" : ""; // no weather.db is left here
-  return new Process(["bash", "-c", `cd '${cwd}' && ${here}`], { PATH: searchPath, STORE: store });
+  return new Process(["bash", "--norc", "-c", `cd '${cwd}' && ${here}`], {
+    PATH: searchPath,
+    STORE: store,
+  });
 }
 
 const NPX = /npx -y bun@([\d.]+)/;
@@ -288,18 +291,21 @@ describe("the recordings", () => {
     constructor(recording: string) {
       const [command = "", ...output] = recording.split("\n");
       this.#recorded = output.join("\n");
-      this.#child = Bun.spawn(["bash", "-c", command.replace("$ ", "").replace(NPX, "bun")], {
-        cwd: root,
-        env: { ...process.env, PATH: searchPath, HOST: "", PORT: "", NO_COLOR: "1" },
-        terminal: {
-          cols: 100,
-          data: (_, bytes) => {
-            this.#written += this.#decoder.decode(bytes, { stream: true });
-            this.#output.resolve();
-            this.#output = Promise.withResolvers<void>();
+      this.#child = Bun.spawn(
+        ["bash", "--norc", "-c", command.replace("$ ", "").replace(NPX, "bun")],
+        {
+          cwd: root,
+          env: { ...process.env, PATH: searchPath, HOST: "", PORT: "", NO_COLOR: "1" },
+          terminal: {
+            cols: 100,
+            data: (_, bytes) => {
+              this.#written += this.#decoder.decode(bytes, { stream: true });
+              this.#output.resolve();
+              this.#output = Promise.withResolvers<void>();
+            },
           },
         },
-      });
+      );
     }
 
     /** What it shows: of several CRs one is seen. A line is wiped before the next is written: CR, and CSI K of ECMA-48. */

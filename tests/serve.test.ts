@@ -442,7 +442,7 @@ describe("limits", () => {
       }, { maxConnections: 1000, idleTimeout: 0, descriptors: 3 });`;
     // In the test one process is both ends: three descriptors for each connection.
     const bash = `ulimit -n 160; exec '${process.execPath}' -e '${code}'`;
-    await using proxy = new Process(["bash", "-c", bash]);
+    await using proxy = new Process(["bash", "--norc", "-c", bash]);
     await using crowd = python(
       `
 crowd = [connect(sys.argv[1]) for _ in range(200)]

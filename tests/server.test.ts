@@ -156,7 +156,7 @@ test("a signal is let go of by each accept, and by a server that is closed", asy
 
 testPython("out of descriptors: some wait, the others are told, and the loop is idle", async () => {
   const command = `ulimit -n 48; exec ${process.execPath} run scripts/echo-loop-server.ts --port 0 --forever`;
-  await using server = new Process(["bash", "-c", command]);
+  await using server = new Process(["bash", "--norc", "-c", command]);
   const port = await server.port();
   await using crowd = storm(port, 200);
   await crowd.until(/connected/);

@@ -180,9 +180,6 @@ async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number
   throw new Error("no reply");
 }
 
-/** What bash reads at its start, on some machines, prints a line. */
-const QUIET = { BASH_ENV: "" };
-
 // Netcat is started for each call: to connect, or to be called by somebody who misbehaves.
 async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
   const text = TEXT.slice(0, random(TEXT.length));
@@ -190,7 +187,8 @@ async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, 
   const flags = well ? there : "--listen --port 0";
   const input = `< <(head -c ${Buffer.byteLength(text)} ${folder}/text)`;
   const command = `exec ${process.execPath} run scripts/netcat.ts ${flags} ${input}`;
-  await using netcat = new Process(["bash", "-c", command], QUIET);
+  // With a socket as its stdin, bash would read ~/.bashrc, which may print something.
+  await using netcat = new Process(["bash", "--norc", "-c", command]);
   if (!well) {
     tally.misdeeds++;
     const [, port] = await netcat.until(/^listening on .*:(\d+)\n/, "stderr");
@@ -229,14 +227,14 @@ async function soak(name: string, visit: Visit | null): Promise<boolean> {
   const tls = name.includes(TLS) ? { ca: cert, serverName: "localhost" } : undefined;
   const [file, ...flags] = name.replace(/ \(.*/, "").split(" ");
   if (file === "weather-station") flags.push(`--store=sqlite://${folder}/weather.db`);
-  const env = { ...QUIET, HOST: host, ...(tls && files) };
+  const env = { HOST: host, ...(tls && files) };
   await using behind =
     file === "proxy" ? script("echo-threaded-server", ["--port", "0"], env) : null;
   if (behind !== null) flags.push(`--to localhost:${await behind.port()}`);
   if (behind !== null && tls) flags.push(`--to-ca ${files.TLS_CERT}`);
   const command = `${process.execPath} run scripts/${file}.ts --port 0 ${flags.join(" ")}`;
   const shell = `exec ${command} > >(sed -u /listening/q; exec cat > /dev/null)`;
-  const server = new Process(["bash", "-c", shell], env);
+  const server = new Process(["bash", "--norc", "-c", shell], env);
   const tally: Tally = {
     ...{ name, server, tls, port: await server.port(), visits: 0, misdeeds: 0, out: 0, back: 0 },
     ...{ wrong: [], memory: [], descriptors: [] },

@@ -53,7 +53,12 @@ describe("copy", () => {
         `^brought: {2}${name}\\.ts, .*\\d+ files? of lib\nnext: {2}bun run .*/${name}\\.ts\n$`,
       );
       expect(copying.stdout).toMatch(told);
-      await using testing = new Process(["bash", "-c", `cd '${target}' && '${bun}' test`]);
+      await using testing = new Process([
+        "bash",
+        "--norc",
+        "-c",
+        `cd '${target}' && '${bun}' test`,
+      ]);
       expect(await testing.exit(), testing.stderr).toBe(0);
       expect(testing.stderr).toContain("\n 1 pass\n 0 fail\n");
 
@@ -95,7 +100,7 @@ describe("copy", () => {
     expect(await more.exit()).toBe(0);
     expect(more.stdout).toContain("kept as they are, for they differ:  echo-server.ts\n");
     expect(await Bun.file(mine).text()).toEndWith("// mine\n");
-    await using testing = new Process(["bash", "-c", `cd '${target}' && '${bun}' test`]);
+    await using testing = new Process(["bash", "--norc", "-c", `cd '${target}' && '${bun}' test`]);
     expect(await testing.exit(), testing.stderr).toBe(0);
     expect(testing.stderr).toContain("\n 3 pass\n 0 fail\n");
   });

@@ -87,7 +87,7 @@ describe("weather-receiver and weather-sender", () => {
       const { port } = probe.address;
       probe.close();
       const run = `exec ${process.execPath} run scripts/weather-receiver.ts --host 127.0.0.1 --port ${port}`;
-      await using receiver = new Process(["bash", "-c", `${run} > /dev/null`]);
+      await using receiver = new Process(["bash", "--norc", "-c", `${run} > /dev/null`]);
       for (let probing = true; probing;) {
         const conn = await connect({ port }).catch(() => null);
         conn?.close();
