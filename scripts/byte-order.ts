@@ -49,7 +49,9 @@ print(`sent without:    ${hex(back)} on the wire, read in network order: ${back.
 await near.sendAll(String(number));
 near.shutdown("write");
 const text = await far.recv(10);
-print(`sent as text:    ${hex(text)} on the wire, ${text.length} bytes instead of 4`);
+print(
+  `sent as text:    ${hex(text)} on the wire, ${text.length} ${text.length === 1 ? "byte" : "bytes"} instead of 4`,
+);
 
 function wordOf(bytes: Buffer): number {
   return new Uint32Array(Uint8Array.from(bytes).buffer)[0]!;

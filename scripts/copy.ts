@@ -53,7 +53,7 @@ if (!hasTypes()) {
   const own = { name: basename(target), private: true, type: "module", engines };
   const rest = { scripts: { start: `bun run ${names[0]}.ts`, ...commands, test: "bun test" } };
   addNew("package.json", json({ ...own, ...rest, devDependencies: Object.fromEntries(types) }));
-  addNew(".gitignore", "node_modules/\n*.log\n");
+  addNew(".gitignore", "node_modules/\n*.log\n*.pem\n");
 }
 addNew("tsconfig.json", json({ compilerOptions }));
 

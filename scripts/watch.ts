@@ -23,6 +23,7 @@ import { type Language, LANGUAGES } from "./watch/words.ts";
 const { commands, svg, lang, host, port, signal } = cli(help, {
   svg: {
     type: "string",
+    takes: "FILE",
     about: "draw into this file at the end; {lang} in it: one for each language",
   },
   lang: { type: "choice", choices: LANGUAGES, default: "en", about: "the picture's language" },

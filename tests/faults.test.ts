@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect, listen, type Socket } from "../lib/socket.ts";
+import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 import {
   echoes,
   failure,
@@ -24,6 +24,20 @@ import {
 setDefaultTimeout(PATIENCE_MS);
 
 const MIB = 1 << 20;
+
+// The matcher runs the event loop until its promise is settled.
+test.each([
+  ["recv", (conn: Socket) => conn.recv(10)],
+  ["sendAll", (conn: Socket) => conn.sendAll(Buffer.alloc(30 * MIB))],
+])(
+  "a %s that fails while it waits is a rejection that bun:test's own matcher takes",
+  async (_, call) => {
+    using ends = await socketpair();
+    const called = call(ends.near);
+    ends.far.reset();
+    await expect(called).rejects.toMatchObject({ code: "ECONNRESET" });
+  },
+);
 
 /** Resident memory of a process, in bytes: proc_pid_status(5). */
 function memory(pid: number): number {

@@ -86,12 +86,12 @@ test("every import names a file that is there", () => {
   expect(arrows.filter(([, to]) => !existsSync(join(root, to)))).toEqual([]); // a page is one, too
 });
 
-test("lib stays small: 2,700 lines of code in all, and about 400 a file", () => {
+test("lib does not grow, and no file of it has more than about 400 lines of code", () => {
   const count = (file: string) =>
     readFileSync(join(root, file), "utf8")
       .split("\n")
       .filter((line) => !/^\s*(\/\/|\*|\/\*|$)/.test(line)).length;
   const sizes = files.filter(inLib).map((file) => [file, count(file)] as const);
   expect(sizes.filter(([, lines]) => lines > 420)).toEqual([]);
-  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_354);
+  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_352);
 });

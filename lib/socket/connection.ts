@@ -185,7 +185,7 @@ export class Socket extends Receiving implements Disposable {
   #queue(bytes: Uint8Array, sent: number, all: boolean, signal?: AbortSignal): Promise<any> {
     const { outbox, timeout, alarm } = this._needRare();
     const deadline = performance.now() + timeout;
-    const promise = outbox.push(bytes, sent, all, deadline, signal);
+    const promise = outbox.push({ bytes, sent, all, deadline, signal });
     alarm.set(deadline);
     if (signal === undefined) return promise;
     const isOurs = (sending: { signal?: AbortSignal }) => sending.signal === signal;

@@ -9,6 +9,16 @@ const SMALL = 64 * 1024;
 
 const NOTHING = Buffer.alloc(0);
 
+/**
+ * For a promise of which only `resolve` was kept, to save each that waits a function: resolving it with this
+ * rejects it. This one itself counts as handled.
+ */
+export function rejection(reason: unknown): Promise<never> {
+  const rejected = Promise.reject(reason);
+  rejected.catch(() => {});
+  return rejected;
+}
+
 /** What waits at all sockets of this thread together, in bytes, and how much may. */
 export const waiting = {
   bytes: 0,
@@ -194,18 +204,11 @@ export class Outbox {
   }
 
   /** A send of which `sent` bytes have gone. Gives its promise. */
-  push(
-    bytes: Uint8Array,
-    sent: number,
-    all: boolean,
-    deadline: number,
-    signal?: AbortSignal,
-  ): Promise<any> {
-    this.#waiting += bytes.length - sent;
-    more(bytes.length - sent);
-    return new Promise((settle) => {
-      this.#sends.push({ bytes, sent, all, deadline, signal, settle });
-    });
+  push(given: Omit<Sending, "settle">): Promise<any> {
+    const left = given.bytes.length - given.sent;
+    this.#waiting += left;
+    more(left);
+    return new Promise((settle) => this.#sends.push({ ...given, settle }));
   }
 
   /** Goes on as far as `write` takes the bytes (of them `length` from `from` on); throws what it throws. */
@@ -241,7 +244,7 @@ export class Outbox {
     for (const sending of this.#sends.splice(at)) {
       this.#drop(sending);
       const why = sending.sent > 0 ? error(sending.sent) : (unsent ??= error(0));
-      sending.settle(Promise.reject(why));
+      sending.settle(rejection(why));
     }
     return true;
   }

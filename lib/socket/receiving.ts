@@ -6,7 +6,7 @@ import type { Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { Alarm } from "./alarm.ts";
 import { checkCount } from "./check.ts";
-import { CHUNK, finished, Inbox, mayFinish, Outbox, waiting } from "./queues.ts";
+import { CHUNK, finished, Inbox, mayFinish, Outbox, rejection, waiting } from "./queues.ts";
 import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
 import { readableSide } from "./streams.ts";
 import { atTurnsEnd, hasTurned, isTooMany, nextTurn } from "./turn.ts";
@@ -286,7 +286,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   }
 
   protected _refuse(reason: unknown): void {
-    this.#deliver(this.#resolve && Promise.reject(reason)); // which saves every idle connection a `reject` to keep
+    this.#deliver(this.#resolve && rejection(reason));
   }
 
   /** Flow control: Bun reads while the inbox is below the limit, or somebody waits for more. */
