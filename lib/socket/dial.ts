@@ -53,7 +53,9 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
     const lookedUp = file ? [host] : lookUp(address);
     const hosts = await Promise.race([lookedUp, promise as Promise<never>]);
     const targets = hosts.map((host) => (file ? { path: host } : { host, port }));
-    tryInTurn(targets, handlers, underWay, hears);
+    const isFree = targets.length === 1 && delay === undefined && signal === undefined;
+    if (isFree) tryForGood(targets[0]!, handlers, hears);
+    else tryInTurn(targets, handlers, underWay, hears);
     return await promise;
   } finally {
     callOff();
@@ -96,6 +98,13 @@ function tryInTurn(targets: Target[], handlers: Handlers, underWay: UnderWay, he
   };
   underWay.add(() => clearTimeout(timer));
   next();
+}
+
+// The only attempt, without a time limit or a signal: nobody cancels it.
+function tryForGood(target: Target, socket: Handlers, { opened, failed }: Hears): void {
+  const at = "path" in target ? { unix: target.path } : { ...target, hostname: target.host };
+  const options = { ...at, socket, allowHalfOpen: true, data: { opened } };
+  Bun.connect(options as Bun.UnixSocketOptions<HandleData>).catch(failed);
 }
 
 // An attempt that can be cancelled. `Bun.connect` cannot be; a socket of node:net can, and the Bun socket
