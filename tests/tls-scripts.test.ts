@@ -357,10 +357,10 @@ describe("SIGHUP", () => {
     server.kill("SIGHUP");
     await server.until(/^the certificate was renewed/m, "stderr");
     writeFileSync(certFile, "half a cert");
-    const tls = { ca: after.cert };
-    using conn = await connect({ port, tls });
+    using conn = await connect({ port, tls: { ca: all } }); // its thread may not have heard of it yet
     await conn.sendAll("die");
     await server.until(/another takes its place/, "stderr");
+    const tls = { ca: after.cert };
     let next: Socket | null = null;
     while (next === null) next = await connect({ port, tls }).catch(() => null);
     await next.sendAll("hello");
