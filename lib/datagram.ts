@@ -24,6 +24,8 @@ const OVERHEAD = 256;
 /** More than a datagram can hold. */
 const WHOLE = 65_535;
 
+const SENT: Promise<void> = Promise.resolve();
+
 /** One datagram, and where it came from. */
 export type Datagram = [data: Buffer, from: Address];
 
@@ -82,6 +84,9 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   #failure: SocketError | null = null; // reported for an earlier datagram; the next call throws it
   #full = false; // the kernel's buffer was full, and `drain` has not come yet
   #timeout = Infinity;
+  // The receiver that waits without timeout and signal. Others wait in `retry`, which costs more.
+  #resolve: ((datagram: Datagram | Promise<Datagram>) => void) | null = null;
+  #most = 0;
   readonly #change = new Change();
   readonly #alarm = new Alarm(() => this.#change.tell());
 
@@ -99,7 +104,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
         made.#received(bytes, { host: asWritten(host, made.address.host), port }),
       drain: () => {
         made.#full = false;
-        made.#change.tell();
+        made.#changed();
       },
       error: (...told: unknown[]) => made.#failed(told.at(-1) as Error), // Bun leaves out the socket
     };
@@ -129,7 +134,13 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
    * with the signal's reason.
    */
   recvFrom(maxBytes = WHOLE, options?: WaitOptions): Promise<Datagram> {
-    return this.#retry(() => this.#take(maxBytes), "recvfrom", this.peer, options);
+    const limited = options?.signal !== undefined || this.#timeout < Infinity;
+    const waits = this.#resolve === null && !(this.poll() & (POLLIN | POLLNVAL));
+    if (limited || !waits || !Number.isInteger(maxBytes) || maxBytes < 1) {
+      return this.#retry(() => this.#take(maxBytes), "recvfrom", this.peer, options);
+    }
+    this.#most = maxBytes;
+    return new Promise((resolve) => (this.#resolve = resolve));
   }
 
   /** The same without the sender's address: Python's `recv`. */
@@ -177,8 +188,19 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     if (this.#queued + bytes > QUEUE_LIMIT) return void this.dropped++;
     this.#queued += bytes;
     this.#queue.push([data, from]);
-    if (!isTooMany()) this.#change.tell();
-    else if (this.#queue.length === 1) atTurnsEnd(() => this.#change.tell());
+    if (!isTooMany()) this.#changed();
+    else if (this.#queue.length === 1) atTurnsEnd(() => this.#changed());
+  }
+
+  // Wakes the waiting calls.
+  #changed(): void {
+    const resolve = this.#resolve;
+    if (resolve !== null && this.poll() & (POLLIN | POLLNVAL)) {
+      this.#resolve = null;
+      const take = async () => this.#take(this.#most)!;
+      resolve(this.#queue.length > 0 ? this.#take(this.#most)! : take());
+    }
+    this.#change.tell();
   }
 
   // ---- sending
@@ -190,14 +212,14 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
    * Rejects with `EMSGSIZE` (over 65,507 bytes, over IPv6 65,527), `EISCONN` (to another than the `peer`),
    * `ENOTFOUND`, `ENOBUFS` (the kernel dropped it), `EACCES` (broadcast: see `options`), `ETIMEDOUT`.
    */
-  async sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
-    if (to !== null && !isNumeric(to.host)) {
-      const host = await addressFor(checkHost(to, 1), "sendto", this.address.host);
-      to = { host, port: to.port };
+  sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
+    try {
+      if (to !== null && !isNumeric(to.host)) return this.#sendToName(data, checkHost(to, 1));
+      if (this.#write(data, to)) return isTooMany() ? nextTurn() : SENT;
+      return this.#retry(() => (this.#write(data, to) ? undefined : null), "sendto", to);
+    } catch (error) {
+      return Promise.reject(error);
     }
-    if (!this.#write(data, to)) {
-      await this.#retry(() => this.#write(data, to) || null, "sendto", to);
-    } else if (isTooMany()) await nextTurn();
   }
 
   /** Sends one datagram to the `peer`: `EDESTADDRREQ` without one. Python's `send`. */
@@ -208,6 +230,11 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   /** Sends one datagram, by default to the `peer`; false when the kernel has no room for it now. */
   trySendTo(data: string | Uint8Array, to: Address | null = this.peer): boolean {
     return this.#write(data, to);
+  }
+
+  async #sendToName(data: string | Uint8Array, { host, port }: Address): Promise<void> {
+    const named = { host: await addressFor({ host, port }, "sendto", this.address.host), port };
+    return this.sendTo(data, named);
   }
 
   // The non-blocking core: false while there is no room.
@@ -234,7 +261,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     const isKnown = process.platform === "linux" && !cause.errqueue;
     if (this.peer === null || isKnown || cause.code === "EMSGSIZE") return; // EMSGSIZE was thrown by the call itself
     this.#failure = systemError(cause, "recvfrom", this.peer);
-    this.#change.tell();
+    this.#changed();
   }
 
   // ---- waiting, closing
@@ -278,7 +305,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     this.#handle?.close();
     this.#handle = null;
     this.#queue = [];
-    this.#change.tell();
+    this.#changed();
   }
 
   [Symbol.dispose](): void {

@@ -1,13 +1,12 @@
 // Makes connections, before there is a Socket: looks up names, tries several addresses, keeps time limits,
 // and cancels attempts that are no longer needed.
 
-import { addAbortListener } from "node:events";
-
 import { type Address, isNumeric } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { MAX_DELAY } from "./alarm.ts";
 import { checkTimeout } from "./check.ts";
 import { type Handle, type HandleData, Socket } from "./connection.ts";
+import { onAbort } from "./readiness.ts";
 import { checkTls, type Hears, rawHandlers, secure, type UnderWay } from "./tls.ts";
 import type { ConnectOptions, SocketFile } from "./where.ts";
 import { checkAddress, isLocal, systemError } from "./where.ts";
@@ -34,7 +33,7 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const underWay: UnderWay = new Set();
   const callOff = () => underWay.forEach((end) => end());
   const expire = () => reject(new SocketError("ETIMEDOUT", "connect", address));
-  using _listener = signal && addAbortListener(signal, () => reject(signal.reason));
+  using _listener = signal && onAbort(signal, () => reject(signal.reason));
   using _timer = delay === undefined ? undefined : setTimeout(expire, delay);
   const file = "path" in options;
   const failed = (cause: unknown) => reject(systemError(cause, "connect", address));

@@ -1,13 +1,11 @@
 // A listening socket: the queue of connections that wait for `accept()`, and its limit.
 
-import { addAbortListener } from "node:events";
-
 import { type Address, asWritten, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount } from "./check.ts";
 import { type Handle, type HandleData, Socket, type WaitOptions } from "./connection.ts";
 import { descriptorLimit } from "./descriptors.ts";
-import { Change, POLLERR, POLLIN, POLLNVAL, retry } from "./readiness.ts";
+import { Change, POLLERR, POLLIN, POLLNVAL, onAbort, retry } from "./readiness.ts";
 import { checkTls, rawHandlers, type Secrets, secure, type UnderWay } from "./tls.ts";
 import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
@@ -67,7 +65,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     const stop = () => this.#listener.stop();
     this.#stop = file ? unixFiles().removing(host, stop) : stop;
     descriptorLimit().then((limit) => (this.#lastDescriptor = limit - RESERVE));
-    this.#listening = signal && addAbortListener(signal, () => this.close());
+    this.#listening = signal && onAbort(signal, () => this.close());
     if (signal?.aborted) this.close();
   }
 
