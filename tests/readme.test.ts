@@ -265,6 +265,8 @@ describe("the commands", () => {
     for (const run of runs) {
       await using container = shell(`exec ${run}`);
       await container.until(/^listening on 0\.0\.0\.0:\d+\n/m);
+      const [, port] = run.match(/-p (\d+):/)!;
+      (await connect({ port: Number(port) })).close(); // and by now the engine passes signals on
       container.kill("SIGTERM");
       expect(await container.exit()).toBe(0);
     }
