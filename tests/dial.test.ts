@@ -2,7 +2,6 @@
 
 import { getEventListeners } from "node:events";
 import dns from "node:dns/promises";
-import { readdirSync } from "node:fs";
 import os from "node:os";
 import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
@@ -18,6 +17,7 @@ import {
   python,
   root,
   script,
+  sockets,
   testNetwork,
   testPython,
 } from "./helpers.ts";
@@ -48,10 +48,6 @@ function program(code: string): string[] {
   return [process.execPath, "-e", LIB + code];
 }
 
-function descriptors(): number {
-  return readdirSync("/proc/self/fd").length;
-}
-
 /** A server for each of two addresses, on one port. */
 function onBoth(first: string, second: string): [ServerSocket, ServerSocket] {
   for (;;) {
@@ -70,7 +66,7 @@ describe("what is given up", () => {
     const port = await server.port();
     await server.until(/full/);
     await failure(connect({ port, timeout: 1 })); // whatever the first one loads
-    const before = descriptors();
+    const before = sockets();
     const { signal } = new AbortController();
     for (let i = 0; i < 5; i++) {
       const error = await failure(connect({ port, signal, timeout: 20 }));
@@ -85,7 +81,7 @@ describe("what is given up", () => {
       atOnce.abort("at once");
       expect(await begun).toBe("at once");
     }
-    expect(descriptors()).toBe(before);
+    expect(sockets().difference(before).size).toBe(0);
     expect(getEventListeners(signal, "abort")).toEqual([]);
   });
 
@@ -133,7 +129,7 @@ describe("several addresses", () => {
     const [six, four] = onBoth("::1", "127.0.0.1");
     using _six = six;
     using _four = four;
-    const before = descriptors();
+    const before = sockets();
     for (let i = 0; i < 20; i++) {
       using near = await connect({ host: "localhost", port: six.address.port });
       expect(near.remoteAddress.host).toBe("::1");
@@ -144,7 +140,7 @@ describe("several addresses", () => {
     using only = await four.accept();
     expect(only.remoteAddress).toEqual(_last.localAddress);
     expect(four.tryAccept()).toBeNull();
-    expect(descriptors()).toBeLessThanOrEqual(before + 2); // what earlier tests had may close meanwhile
+    expect(sockets().difference(before).size).toBe(2);
   });
 
   test("no other one is visited while the TLS handshake with the first is under way", async () => {
@@ -162,7 +158,7 @@ describe("several addresses", () => {
     const port = await silent.port();
     await silent.until(/full/);
     using server = listen({ port });
-    const before = descriptors();
+    const before = sockets();
     const begun = performance.now();
     using near = await connect({ host: "localhost", port });
     const took = performance.now() - begun;
@@ -170,7 +166,7 @@ describe("several addresses", () => {
     expect(took).toBeLessThan(5_000); // the kernel's next try comes after 1 s, its last after 127
     expect(near.remoteAddress.host).toBe("127.0.0.1");
     using _far = await server.accept();
-    expect(descriptors()).toBe(before + 2);
+    expect(sockets().difference(before).size).toBe(2);
   });
 
   const hosts = `127.0.0.1 localhost

@@ -8,6 +8,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -369,6 +370,19 @@ export function freePort(): number {
       if ((error as SocketError).code !== "EADDRINUSE") throw error;
     }
   }
+}
+
+/** The sockets that this process has open, each by its inode: a number that no other socket has. */
+export function sockets(): Set<string> {
+  const name = (fd: string) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return ""; // it was the one that lists them
+    }
+  };
+  const names = readdirSync("/proc/self/fd").map(name);
+  return new Set(names.filter((name) => name.startsWith("socket:")));
 }
 
 /** Waits until nobody listens on a port any more. */

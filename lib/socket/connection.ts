@@ -473,6 +473,5 @@ export class Socket extends Receiving implements Disposable {
     close: (handle, error) => {
       if (handle.data instanceof Socket) handle.data.#gone(error);
     },
-    connectError: () => {}, // `connect` hears of it through its promise
   };
 }
