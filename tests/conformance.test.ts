@@ -1,6 +1,6 @@
 // The conformance kit on every kind of socket.
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -43,14 +43,15 @@ function lib(
   };
 }
 
-// CPython executes commands, one a line. Sending runs in a thread, beside the other commands.
+// CPython executes commands, one a line, and puts what it received into a file. Sending runs in a thread, beside the
+// other commands.
 const OBEDIENT = `
 import base64, json
-def obey(conn):
+def obey(conn, answer):
     senders = []
     for line in sys.stdin:
         command, argument = json.loads(line)
-        data = b""
+        data = bytearray()
         if command == "sendAll":
             senders.append(threading.Thread(target=conn.sendall, args=(base64.b64decode(argument),)))
             senders[-1].start()
@@ -68,7 +69,8 @@ def obey(conn):
             if command == "shutdownWrite": conn.shutdown(socket.SHUT_WR)
             elif command == "close": conn.close()
             elif command == "reset": reset(getattr(conn, "tcp", conn))
-        print("done", base64.b64encode(data).decode() + ".", flush=True)
+        with open(answer, "wb") as file: file.write(data)
+        print("done")
 `;
 
 // Its TLS sockets cannot end one direction, and not send in one thread while another receives. So
@@ -117,19 +119,17 @@ class Secure:
         self.tcp.close()
 `;
 
-function pythonPeer(process: Process): Peer {
+function pythonPeer({ process, answer }: Obedient): Peer {
   let answered = 0;
   let turn: Promise<unknown> = Promise.resolve();
   const tell = (command: string, argument: unknown = null): Promise<Buffer> => {
-    const answer = turn.then(async () => {
+    const told = turn.then(async () => {
       process.type(`${JSON.stringify([command, argument])}\n`);
-      const [, data] = await process.until(
-        new RegExp(`(?:done \\S*\\.\\s+){${answered++}}done (\\S*)\\.`),
-      );
-      return Buffer.from(data!, "base64");
+      await process.until(new RegExp(`(?:done\n){${++answered}}`));
+      return readFileSync(answer);
     });
-    turn = answer.catch(() => {});
-    return answer;
+    turn = told.catch(() => {});
+    return told;
   };
   return {
     sendAll: async (data) => void (await tell("sendAll", Buffer.from(data).toString("base64"))),
@@ -143,18 +143,26 @@ function pythonPeer(process: Process): Peer {
   };
 }
 
-const wrap = (conn: string, isServer: boolean, version?: TlsVersion) =>
-  version ? `Secure(${conn}, ${isServer ? "True" : "False"}, "${version}", "${pem}")` : conn;
+interface Obedient {
+  process: Process;
+  /** The file with what it received last. */
+  answer: string;
+}
+
+function obedient(conn: string, isServer: boolean, version?: TlsVersion, port = 0): Obedient {
+  const answer = join(folder, `${files++}`);
+  const secure = `Secure(${conn}, ${isServer ? "True" : "False"}, "${version}", "${pem}")`;
+  const obey = `obey(${version ? secure : conn}, "${answer}")`;
+  return { process: python(`${OBEDIENT}${SECURE}\n${obey}`, port), answer };
+}
 
 const pythonServes = (version?: TlsVersion): Kind => ({
   hasReset: true,
   async make() {
-    const conn = wrap("listen().accept()[0]", true, version);
-    const process = python(`${OBEDIENT}${SECURE}\nobey(${conn})`);
-    const port = await process.port();
-    process.stdout = "";
+    const python = obedient("listen().accept()[0]", true, version);
+    const port = await python.process.port();
     const tls = version && { ca: cert };
-    return { conn: await connect({ port, tls }), peer: pythonPeer(process) };
+    return { conn: await connect({ port, tls }), peer: pythonPeer(python) };
   },
 });
 
@@ -162,9 +170,8 @@ const pythonConnects = (version?: TlsVersion): Kind => ({
   hasReset: true,
   async make() {
     using server = listen({ port: 0, tls: version && { cert, key } });
-    const conn = wrap("connect(sys.argv[1])", false, version);
-    const process = python(`${OBEDIENT}${SECURE}\nobey(${conn})`, server.address.port);
-    return { conn: await server.accept(), peer: pythonPeer(process) };
+    const python = obedient("connect(sys.argv[1])", false, version, server.address.port);
+    return { conn: await server.accept(), peer: pythonPeer(python) };
   },
 });
 
