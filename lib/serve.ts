@@ -7,7 +7,7 @@ import { acceptProxyHeader } from "./relay.ts";
 import type { ServerSocket, Socket } from "./socket.ts";
 import { descriptorLimit } from "./socket/descriptors.ts";
 import { waiting } from "./socket/queues.ts";
-import { POLLNVAL } from "./socket/readiness.ts";
+import { onAbort, POLLNVAL } from "./socket/readiness.ts";
 
 /** Descriptors that are not for connections: listening sockets, files, the runtime's own. */
 const RESERVE = 32;
@@ -149,7 +149,7 @@ export async function serve(
     if (handled.size > 0) onError(`open after the grace, and reset: ${handled.size}`);
     for (const conn of handled) conn.reset();
   };
-  signal.addEventListener("abort", stop);
+  using _listener = onAbort(signal, stop);
   if (signal.aborted) stop();
 
   let full = false;
@@ -167,7 +167,6 @@ export async function serve(
     full = true;
   }
   await Promise.all(running);
-  signal.removeEventListener("abort", stop);
   clearInterval(everyMinute);
 }
 

@@ -74,11 +74,13 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   const { host, port, threads, signal, onError = console.error } = options;
   const relayed = options.relay || process.platform !== "linux";
   // With SO_REUSEPORT a second copy of this program could share the port. So we first listen without it, to see
-  // whether the port is free; the lock keeps other copies waiting until our threads listen.
+  // whether the port is free; the lock keeps other copies waiting until our threads listen. A port that the kernel
+  // chose is free, but it may give it to somebody else: we keep it until a thread listens.
+  const reusePort = port === 0 && !relayed;
   using _untilStarted = await lockStart(port);
-  const server = listen({ host, port, signal, tls: options.tls });
+  const server = listen({ host, port, signal, tls: options.tls, reusePort });
   const { address } = server;
-  if (!relayed) server.close();
+  if (!relayed && !reusePort) server.close();
   const secret = relayed ? crypto.randomUUID() : null;
   const where = relayed ? { host: "127.0.0.1", port: 0 } : address;
   const open = new Int32Array(new SharedArrayBuffer(4 * (2 + threads)));
@@ -102,6 +104,7 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.race(pool);
+  if (!relayed) server.close();
   void Promise.all(pool); // if another cannot start, that ends the program
   if (secret !== null) {
     const { grace, maxBuffered } = options;
@@ -158,10 +161,8 @@ async function startThread(script: string, job: Job, signal: AbortSignal) {
     // Messages of the program itself come here too.
     worker.on("message", (message) => Object(message).listensOn && resolve(message.listensOn));
   });
-  const early = ended.then((why) =>
-    Promise.reject(new Failure(`a thread could not start: ${why}`)),
-  );
-  const listensOn = await Promise.race([listens, early]);
+  const listensOn = await Promise.race([listens, ended]);
+  if (typeof listensOn === "string") throw new Failure(`a thread could not start: ${listensOn}`);
   const stop = () => worker.postMessage("stop");
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop);

@@ -6,10 +6,11 @@ import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { encodeProxyHeader, UNIQUE_ID } from "../lib/relay.ts";
 import type { SocketError } from "../lib/errors.ts";
-import { connect, listen, type Socket } from "../lib/socket.ts";
+import { connect, type Socket } from "../lib/socket.ts";
 import {
   failure,
   fails,
+  freePort,
   Network,
   PATIENCE_MS,
   Process,
@@ -176,11 +177,16 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
   });
 });
 
+test("any free port that they were given is theirs while they start", async () => {
+  await using server = faulty("--stranger");
+  using conn = await connect({ port: await server.port() });
+  expect(await ask(conn, "hello")).toStartWith("hello from ");
+  expect(server.stdout).toMatch(/^a stranger: .*EADDRINUSE/);
+});
+
 test("of copies that start together on one port, one gets it", async () => {
   for (let i = 0; i < 5; i++) {
-    using probe = listen({ port: 0 });
-    const { port } = probe.address;
-    probe.close();
+    const port = freePort();
     const copies = Array.from({ length: 4 }, () => faulty("--port", `${port}`));
     const ends = copies.map(async (copy) => {
       const listening = copy.until(/listening on/).then(() => "listening");

@@ -3,9 +3,10 @@
 import { readdirSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect, listen } from "../lib/socket.ts";
+import { connect } from "../lib/socket.ts";
 import {
   failure,
+  freePort,
   PATIENCE_MS,
   Process,
   python,
@@ -83,9 +84,7 @@ describe("weather-receiver and weather-sender", () => {
     "ten sensors that never stop: an eleventh is served, a signal is heard, and nothing stays",
     async () => {
       // Writing to a file never has to wait, so nothing but the server's own care lets others have a turn.
-      using probe = listen({ host: "127.0.0.1", port: 0 });
-      const { port } = probe.address;
-      probe.close();
+      const port = freePort();
       const run = `exec ${process.execPath} run scripts/weather-receiver.ts --host 127.0.0.1 --port ${port}`;
       await using receiver = new Process(["bash", "--norc", "-c", `${run} > /dev/null`]);
       for (let probing = true; probing;) {
