@@ -43,8 +43,7 @@ export class SocketError extends Error {
   ) {
     const where = code === "ENOTFOUND" ? address.host : formatAddress(address);
     super(`${syscall} ${code} ${where}`, options);
-    const reason = options?.reason ?? (options?.cause as Partial<SocketError> | undefined)?.reason;
-    if (reason !== undefined) this.reason = reason;
+    this.reason = options?.reason ?? (options?.cause as Partial<SocketError> | undefined)?.reason;
   }
 }
 

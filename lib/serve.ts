@@ -136,8 +136,7 @@ export async function serve(
     const refused = Atomics.exchange(open, open.length - 1, 0);
     log(`${Atomics.load(open, 0)} open, ${refused} refused`);
   };
-  const everyMinute =
-    options.log && slot === 1 ? setInterval(tellState, 60_000).unref() : undefined;
+  using _everyMinute = options.log && slot === 1 ? setInterval(tellState, 60_000).unref() : null;
   const stop = () => {
     server.close();
     // Not before the event loop has turned: what came before the signal is still read in that turn.
@@ -167,7 +166,6 @@ export async function serve(
     full = true;
   }
   await Promise.all(running);
-  clearInterval(everyMinute);
 }
 
 /** What `--log` writes when a connection has ended: who, how, how long, and the bytes each way. */

@@ -3,6 +3,7 @@
 import { getEventListeners } from "node:events";
 import dns from "node:dns/promises";
 import os from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
@@ -59,6 +60,31 @@ function onBoth(first: string, second: string): [ServerSocket, ServerSocket] {
     }
   }
 }
+
+describe.if(process.platform === "linux").each([
+  ["without a limit", {}],
+  ["within a limit", { timeout: 60_000 }],
+])("%s", (_, limit) => {
+  testPython("a preface that meets a reset is no clean end", async () => {
+    await using resetting = python(
+      "c, _ = listen().accept(); sys.stdin.readline(); reset(c); sys.stdin.read()",
+    );
+    const port = await resetting.port();
+    const mark = `:${port.toString(16).toUpperCase().padStart(4, "0")} 01 `; // established, to that port
+    const target = {
+      ...limit,
+      port,
+      // It is read when the connection is open, and right before it is sent.
+      get preface() {
+        resetting.type("\n");
+        while (readFileSync("/proc/net/tcp", "utf8").includes(mark));
+        return Buffer.from("PROXY UNKNOWN\r\n");
+      },
+    };
+    const error = await failure(connect(target).then((conn) => conn.recv(1)));
+    expect(error.code).toBe("ECONNRESET");
+  });
+});
 
 describe("what is given up", () => {
   testPython("leaves no descriptor: a timeout, a signal", async () => {

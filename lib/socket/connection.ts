@@ -283,8 +283,7 @@ export class Socket extends Receiving implements Disposable {
    */
   close(): void {
     if (this._handle !== null) this._turnEnds();
-    const isTorn = this._bits & TORN || this._rare?.outbox.isAwaited;
-    if (isTorn) this.reset();
+    if (this._bits & TORN || this._rare?.outbox.isAwaited) this.reset();
     else this.#release((handle) => (this.#queued() ? this.#linger(handle) : handle.end()));
   }
 

@@ -42,8 +42,12 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
-      if (options.preface !== undefined) handle.write(options.preface); // the kernel has room for it
-      if (tls === undefined) ready(handle);
+      // A new connection has room for it: only one that was reset meanwhile takes less. Bun tells it here alone.
+      const { preface } = options;
+      if (preface !== undefined && handle.write(preface) < preface.length) {
+        failed({ code: "ECONNRESET" });
+        handle.terminate();
+      } else if (tls === undefined) ready(handle);
       else secure(handle, tls, underWay, { opened: ready, failed });
     },
     failed,
