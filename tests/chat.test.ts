@@ -284,7 +284,7 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     await ann.sees("* deaf left (too slow)");
     expect(told).toBe(1);
     expect(longest).toBeGreaterThan(900);
-    expect(longest).toBeLessThan(2_500);
+    expect(longest).toBeLessThan(5_000); // on a machine that has nothing else to do: 1.1 s
     expect((await failure(recvAll(deaf.conn))).code).toBe("ECONNRESET");
     expect(peakMemory(server.pid) - before).toBeLessThan(64 << 20);
     expect(server.stderr).toBe("");

@@ -139,12 +139,9 @@ const FEW = 1024;
 const spares: Buffer[] = [];
 const MAX_SPARES = 32;
 
-/** So many sends that have gone may stand before those that wait. */
-const MANY = 1024;
-
 /** A send that waits: `all` of it, or whatever goes first. */
 interface Sending {
-  bytes: Uint8Array;
+  readonly bytes: Uint8Array;
   sent: number;
   readonly all: boolean;
   readonly deadline: number;
@@ -162,7 +159,6 @@ export class Outbox {
   #to = 0;
   #counted = 0;
   #sends: Sending[] = [];
-  #done = 0; // how many of these have gone: to take each out would move all that follow
   #waiting = 0; // bytes of the sends that wait
 
   /** How many bytes it holds. */
@@ -176,14 +172,12 @@ export class Outbox {
 
   /** Whether somebody waits for a send of his to be taken. */
   get isAwaited(): boolean {
-    return this.#done < this.#sends.length;
+    return this.#sends.length > 0;
   }
 
   /** The earliest of the deadlines, on the clock of `performance.now()`. */
   get deadline(): number {
-    return this.#sends
-      .slice(this.#done)
-      .reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
+    return this.#sends.reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
   }
 
   /** Copies `bytes` behind those that are gathered already; false where they are too many, or others wait. */
@@ -220,29 +214,24 @@ export class Outbox {
       this.#forgetGathered();
     }
     while (this.isAwaited) {
-      const head = this.#sends[this.#done]!;
+      const head = this.#sends[0]!;
       const sent = write(head.bytes, head.sent, head.bytes.length - head.sent);
       head.sent += sent;
-      this.#waiting -= sent;
-      less(sent);
+      this.#forget(sent);
       if (head.sent < (head.all ? head.bytes.length : 1)) return;
-      this.#drop(head);
-      head.bytes = NOTHING;
+      this.#sends.shift();
+      this.#forget(head.bytes.length - head.sent); // of a send that takes what goes first, the rest is not ours
       head.settle(head.all ? undefined : head.sent);
-      if (++this.#done < MANY) continue;
-      this.#sends.splice(0, this.#done);
-      this.#done = 0;
     }
-    if (this.#done > 0) [this.#sends, this.#done] = [[], 0];
   }
 
   /** Rejects the first send that `isOver` finds, if any, and all behind it: the stream has a hole now. */
   failFrom(isOver: (sending: Sending) => boolean, error: (sent: number) => unknown): boolean {
-    const at = this.#sends.findIndex((sending, i) => i >= this.#done && isOver(sending));
+    const at = this.#sends.findIndex(isOver);
     if (at < 0) return false;
     let unsent: unknown; // one error for all of which nothing has gone: many may wait
     for (const sending of this.#sends.splice(at)) {
-      this.#drop(sending);
+      this.#forget(sending.bytes.length - sending.sent);
       const why = sending.sent > 0 ? error(sending.sent) : (unsent ??= error(0));
       sending.settle(rejection(why));
     }
@@ -273,9 +262,9 @@ export class Outbox {
     this.#from = this.#to = 0;
   }
 
-  // Of a send that takes what goes first, the rest is not ours any more.
-  #drop({ bytes, sent }: Sending): void {
-    this.#waiting -= bytes.length - sent;
-    less(bytes.length - sent);
+  // So many bytes of the sends wait no longer.
+  #forget(bytes: number): void {
+    this.#waiting -= bytes;
+    less(bytes);
   }
 }
