@@ -161,20 +161,6 @@ test("a connection that is over is let go of, also by the watch over all of them
   expect(held()).toBeLessThanOrEqual(5);
 });
 
-test("the timer of a time limit that no connection has any more is stopped", async () => {
-  using both = await socketpair();
-  const armed = spyOn(globalThis, "setInterval");
-  const stopped = spyOn(globalThis, "clearInterval");
-  try {
-    both.near.setIdleTimeout(41); // which nobody else has
-    const [timer] = armed.mock.results.map(({ value }) => value);
-    both.near.close();
-    while (!stopped.mock.calls.some(([id]) => id === timer)) await Bun.sleep(5);
-  } finally {
-    for (const spied of [armed, stopped]) spied.mockRestore();
-  }
-});
-
 describe("what waits at all connections together", () => {
   afterEach(() => {
     waiting.limit = Infinity;

@@ -392,7 +392,7 @@ export class Socket extends Receiving implements Disposable {
   }
 
   protected get _idleTimeout(): number {
-    return this._bits & WATCHED ? Socket.#crowd.timeOf(this) : Infinity;
+    return Socket.#crowd.timeOf(this);
   }
 
   static readonly #crowd = new Crowd<Socket>({
