@@ -48,6 +48,7 @@ function lib(
 const OBEDIENT = `
 import base64, json
 def obey(conn, answer):
+    print("ready") # its side of a TLS handshake may end after ours
     senders = []
     for line in sys.stdin:
         command, argument = json.loads(line)
@@ -162,7 +163,9 @@ const pythonServes = (version?: TlsVersion): Kind => ({
     const python = obedient("listen().accept()[0]", true, version);
     const port = await python.process.port();
     const tls = version && { ca: cert };
-    return { conn: await connect({ port, tls }), peer: pythonPeer(python) };
+    const conn = await connect({ port, tls });
+    await python.process.until(/ready\n/);
+    return { conn, peer: pythonPeer(python) };
   },
 });
 
