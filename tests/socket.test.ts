@@ -891,10 +891,13 @@ testWith("ss", "setKeepAlive: probes begin after whole seconds, rounded up", asy
     [500, /^keepalive,(1sec|\d+ms)$/],
     [1_001, /^keepalive,(2sec|1\.\d+ms)$/], // 1.9 s is "1.900ms" to it
   ] as const) {
-    near.setKeepAlive(true, ms);
-    expect(timer()).toMatch(told);
-    near.setKeepAlive(false);
-    expect(timer()).toBeUndefined();
+    // On a busy machine a second may be over before ss looks: then once more.
+    for (let seen = false; !seen; await turn()) {
+      near.setKeepAlive(true, ms);
+      seen = told.test(timer() ?? "");
+      near.setKeepAlive(false);
+      expect(timer()).toBeUndefined();
+    }
   }
 });
 
