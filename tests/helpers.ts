@@ -240,6 +240,15 @@ export function script(
   return new Process([process.execPath, "run", `scripts/${name}.ts`, ...flags], env);
 }
 
+/** Builds an image; again, when that fails because another run of the tests removes the same layers meanwhile. */
+export async function untilBuilt(build: () => Process): Promise<void> {
+  for (let tries = 5; ; tries--) {
+    await using building = build();
+    if ((await building.exit()) === 0) return;
+    if (tries === 1) throw new Error(building.stderr);
+  }
+}
+
 /** A folder that is removed with all that is in it. */
 export function temporaryFolder(): Disposable & { path: string } {
   const path = mkdtempSync(join(tmpdir(), "sockets-"));

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 
 import { connect } from "../lib/socket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
-import { PATIENCE_MS, Process, report, root, scripts } from "./helpers.ts";
+import { PATIENCE_MS, Process, report, root, scripts, untilBuilt } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
@@ -49,10 +49,7 @@ async function echo(port: number, text: string): Promise<string> {
 describe.skipIf(!works)(
   `the image${works ? "" : ` (skipped: ${engine} does not work here)`}`,
   () => {
-    // A build fails when another run of the tests removes the same layers meanwhile.
-    beforeAll(async () => {
-      for (let tries = 5; (await call("build", "-t", tag, root)).code !== 0 && tries > 0; tries--);
-    });
+    beforeAll(() => untilBuilt(() => new Process([engine, "build", "-t", tag, root])));
     afterAll(() => {
       for (const name of started) Bun.spawnSync([engine, "rm", "-f", name]);
       Bun.spawnSync([engine, "rmi", "-f", tag]);

@@ -292,6 +292,18 @@ test("time limits of more than timers take are cut to what they take", () => {
   }
 });
 
+test("an idle timeout ends a closed connection that still has something to send, too", async () => {
+  const { conn, handle, bun } = played();
+  handle.room = 1;
+  conn.setIdleTimeout(20);
+  for (const text of ["a", "bc"]) conn.sendAll(text);
+  conn.close();
+  expect([handle.ends, conn.bufferedAmount]).toEqual([[], 2]);
+  await conn.closed;
+  expect(handle.ends).toEqual(["reset"]);
+  bun.close();
+});
+
 test("bytes in small pieces are copied few times, however many come", () => {
   const made = spyOn(Buffer, "allocUnsafeSlow");
   const inbox = new Inbox(Buffer.alloc(1000));

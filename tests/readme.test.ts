@@ -26,6 +26,7 @@ import {
   scripts,
   testPostgres,
   testWith,
+  untilBuilt,
 } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
@@ -260,12 +261,7 @@ describe("the commands", () => {
     const [build, ...runs] = lines
       .filter((line) => line.startsWith("docker"))
       .map((line) => line.replace("docker", engine));
-    // A build fails when another run of the tests removes the same layers meanwhile.
-    for (let tries = 5; tries > 0; tries--) {
-      await using building = shell(build!);
-      if ((await building.exit()) === 0) break;
-      expect(tries, building.stderr).toBeGreaterThan(1);
-    }
+    await untilBuilt(() => shell(build!));
     for (const run of runs) {
       await using container = shell(`exec ${run}`);
       await container.until(/^listening on 0\.0\.0\.0:\d+\n/m);

@@ -399,7 +399,7 @@ export class Socket extends Receiving implements Disposable {
     moved: (conn) => conn.bytesReceived + conn.#bytesSent,
     flow: (conn) => conn._flow(),
     expire(conn) {
-      const handle = conn._handle;
+      const handle = conn._handle ?? conn._rare?.lingering;
       conn.#gone(Object.assign(new Error("no byte has moved"), { code: "ETIMEDOUT" }));
       handle?.terminate();
     },

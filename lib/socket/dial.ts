@@ -42,7 +42,8 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
-      // A new connection has room for it: only one that was reset meanwhile takes less. Bun tells it here alone.
+      // A new connection has room for it: only one that was reset meanwhile takes less. Bun reports that reset here,
+      // and then closes the connection without an error.
       const { preface } = options;
       if (preface !== undefined && handle.write(preface) < preface.length) {
         failed({ code: "ECONNRESET" });

@@ -220,7 +220,7 @@ export class Outbox {
       this.#forget(sent);
       if (head.sent < (head.all ? head.bytes.length : 1)) return;
       this.#sends.shift();
-      this.#forget(head.bytes.length - head.sent); // of a send that takes what goes first, the rest is not ours
+      this.#forget(head.bytes.length - head.sent); // what a `send` has not taken does not wait here
       head.settle(head.all ? undefined : head.sent);
     }
   }
