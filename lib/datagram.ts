@@ -14,7 +14,7 @@ import { checkCount, checkTimeout, toBytes } from "./socket/check.ts";
 import { lookUp } from "./socket/dial.ts";
 import { Change, retry, type WaitOptions } from "./socket/readiness.ts";
 import { POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
-import { atTurnsEnd, isTooMany, nextTurn } from "./socket/turn.ts";
+import { atTurnsEnd, done, isTooMany } from "./socket/turn.ts";
 import { checkHost, isLocal, systemError } from "./socket/where.ts";
 
 /** The most bytes that may wait to be received. Each datagram counts `OVERHEAD` bytes more than it has. */
@@ -23,8 +23,6 @@ const OVERHEAD = 256;
 
 /** More than a datagram can hold. */
 const WHOLE = 65_535;
-
-const SENT: Promise<void> = Promise.resolve();
 
 /** One datagram, and where it came from. */
 export type Datagram = [data: Buffer, from: Address];
@@ -215,7 +213,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
     try {
       if (to !== null && !isNumeric(to.host)) return this.#sendToName(data, checkHost(to, 1));
-      if (this.#write(data, to)) return isTooMany() ? nextTurn() : SENT;
+      if (this.#write(data, to)) return done();
       return this.#retry(() => (this.#write(data, to) ? undefined : null), "sendto", to);
     } catch (error) {
       return Promise.reject(error);

@@ -149,7 +149,6 @@ export async function serve(
     for (const conn of handled) conn.reset();
   };
   using _listener = onAbort(signal, stop);
-  if (signal.aborted) stop();
 
   let full = false;
   for await (const conn of server) {

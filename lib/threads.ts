@@ -16,6 +16,7 @@ import { type Handler, type ServeOptions, serve } from "./serve.ts";
 import type { Address, ServerTls, Socket } from "./socket.ts";
 import { connect, listen } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
+import { onAbort } from "./socket/readiness.ts";
 
 export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered"> {
   host?: string;
@@ -163,10 +164,8 @@ async function startThread(script: string, job: Job, signal: AbortSignal) {
   });
   const listensOn = await Promise.race([listens, ended]);
   if (typeof listensOn === "string") throw new Failure(`a thread could not start: ${listensOn}`);
-  const stop = () => worker.postMessage("stop");
-  if (signal.aborted) stop();
-  else signal.addEventListener("abort", stop);
-  ended.then(() => signal.removeEventListener("abort", stop));
+  const listening = onAbort(signal, () => worker.postMessage("stop"));
+  ended.then(() => listening[Symbol.dispose]());
   return { listensOn, ended };
 }
 

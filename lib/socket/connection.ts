@@ -12,7 +12,7 @@
 import { type Address, asWritten } from "../address.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
 import { Crowd } from "./crowd.ts";
-import { POLLERR, POLLIN, POLLNVAL, POLLOUT, type WaitOptions } from "./readiness.ts";
+import { onAbort, POLLERR, POLLIN, POLLNVAL, POLLOUT, type WaitOptions } from "./readiness.ts";
 import {
   BROKEN,
   FIN_DUE,
@@ -29,7 +29,7 @@ import {
   WATCHED,
 } from "./receiving.ts";
 import { writableSide } from "./streams.ts";
-import { atTurnsEnd, isTooMany, nextTurn } from "./turn.ts";
+import { atTurnsEnd, done } from "./turn.ts";
 
 export type { WaitOptions } from "./readiness.ts";
 export type { Handle, HandleData } from "./receiving.ts";
@@ -37,7 +37,9 @@ export type { Handle, HandleData } from "./receiving.ts";
 /** How long what was sent before a `close` may take to leave, in ms. */
 const LINGER_MS = 12_000;
 
-const SENT: Promise<void> = Promise.resolve();
+/** What the `end` of a TLS handle gives while Bun holds data that the kernel had no room for. */
+export const UNSENT = -2;
+
 let lastHost = ""; // many connections come from one host: they share one text of it
 
 /**
@@ -132,8 +134,7 @@ export class Socket extends Receiving implements Disposable {
       const sent = this.#give(bytes);
       const isDone = sent === bytes.length || (!all && sent > 0);
       if (!isDone) return this.#queue(bytes, sent, all, signal);
-      if (all) return isTooMany(sent) ? nextTurn() : SENT;
-      return isTooMany(sent) ? nextTurn().then(() => sent) : Promise.resolve(sent);
+      return all ? done(sent) : done(sent).then(() => sent);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -190,8 +191,8 @@ export class Socket extends Receiving implements Disposable {
     if (signal === undefined) return promise;
     const isOurs = (sending: { signal?: AbortSignal }) => sending.signal === signal;
     const abort = () => outbox.failFrom(isOurs, () => signal.reason) && this.#giveUp();
-    signal.addEventListener("abort", abort);
-    return promise.finally(() => signal.removeEventListener("abort", abort));
+    const listening = onAbort(signal, abort);
+    return promise.finally(() => listening[Symbol.dispose]());
   }
 
   // A send that nobody waits for any more has left a hole.
@@ -283,8 +284,10 @@ export class Socket extends Receiving implements Disposable {
    */
   close(): void {
     if (this._handle !== null) this._turnEnds();
-    if (this._bits & TORN || this._rare?.outbox.isAwaited) this.reset();
-    else this.#release((handle) => (this.#queued() ? this.#linger(handle) : handle.end()));
+    if (this._bits & TORN || this._rare?.outbox.isAwaited) return this.reset();
+    this.#release((handle) => {
+      if (this.#queued() || handle.end() === UNSENT) this.#linger(handle);
+    });
   }
 
   /**
@@ -318,7 +321,7 @@ export class Socket extends Receiving implements Disposable {
     this.#settle();
   }
 
-  // Keeps the descriptor until the kernel has taken what was gathered.
+  // Keeps the descriptor until the kernel has taken everything.
   #linger(handle: Handle): void {
     const rare = this._needRare();
     rare.lingering = handle;

@@ -157,13 +157,12 @@ export class Outbox {
   #gathered: Buffer | null = null;
   #from = 0;
   #to = 0;
-  #counted = 0;
   #sends: Sending[] = [];
-  #waiting = 0; // bytes of the sends that wait
+  #bytes = 0;
 
   /** How many bytes it holds. */
   get bytes(): number {
-    return this.#to - this.#from + this.#waiting;
+    return this.#bytes;
   }
 
   get isEmpty(): boolean {
@@ -194,22 +193,22 @@ export class Outbox {
     }
     this.#gathered.set(bytes, this.#to);
     this.#to = needed;
+    this.#add(bytes.length);
     return true;
   }
 
   /** A send of which `sent` bytes have gone. Gives its promise. */
   push(given: Omit<Sending, "settle">): Promise<any> {
-    const left = given.bytes.length - given.sent;
-    this.#waiting += left;
-    more(left);
+    this.#add(given.bytes.length - given.sent);
     return new Promise((settle) => this.#sends.push({ ...given, settle }));
   }
 
   /** Goes on as far as `write` takes the bytes (of them `length` from `from` on); throws what it throws. */
   flush(write: (bytes: Uint8Array, from: number, length: number) => number): void {
     if (this.#to > 0) {
-      this.#from += write(this.#gathered!, this.#from, this.#to - this.#from);
-      this.#count();
+      const sent = write(this.#gathered!, this.#from, this.#to - this.#from);
+      this.#from += sent;
+      this.#forget(sent);
       if (this.#from < this.#to) return;
       this.#forgetGathered();
     }
@@ -240,18 +239,9 @@ export class Outbox {
 
   /** Rejects the sends that wait; what was gathered is dropped. */
   fail(error: (sent: number) => Error): void {
-    this.#from = this.#to;
-    this.#count();
+    this.#forget(this.#to - this.#from);
     this.#forgetGathered();
     this.failFrom(() => true, error);
-  }
-
-  // Only what the kernel had no room for when the turn ended counts as waiting.
-  #count(): void {
-    const left = this.#to - this.#from;
-    if (left > this.#counted) more(left - this.#counted);
-    else if (left < this.#counted) less(this.#counted - left);
-    this.#counted = left;
   }
 
   #forgetGathered(): void {
@@ -262,9 +252,13 @@ export class Outbox {
     this.#from = this.#to = 0;
   }
 
-  // So many bytes of the sends wait no longer.
+  #add(bytes: number): void {
+    this.#bytes += bytes;
+    more(bytes);
+  }
+
   #forget(bytes: number): void {
-    this.#waiting -= bytes;
+    this.#bytes -= bytes;
     less(bytes);
   }
 }

@@ -31,11 +31,12 @@ export class Change {
 }
 
 /**
- * Calls `act` when the signal aborts, until it is disposed of. (`node:events` has the same, but loading it
- * would take every script a millisecond more to start.)
+ * Calls `act` when the signal aborts (at once if it has aborted already), until it is disposed of. (`node:events`
+ * has the same, but loading it would take every script a millisecond more to start.)
  */
 export function onAbort(signal: AbortSignal, act: () => void): Disposable {
-  signal.addEventListener("abort", act);
+  if (signal.aborted) act();
+  else signal.addEventListener("abort", act);
   return { [Symbol.dispose]: () => signal.removeEventListener("abort", act) };
 }
 

@@ -9,7 +9,7 @@ import { checkCount } from "./check.ts";
 import { CHUNK, finished, Inbox, mayFinish, Outbox, rejection, waiting } from "./queues.ts";
 import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
 import { readableSide } from "./streams.ts";
-import { atTurnsEnd, hasTurned, isTooMany, nextTurn } from "./turn.ts";
+import { atTurnsEnd, done, hasTurned, isTooMany } from "./turn.ts";
 
 /** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
 const INBOX_LIMIT = 64 * 1024;
@@ -347,13 +347,12 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
       this._needHandle(syscall);
       return this.poll() & event ? true : null;
     };
-    if (isTooMany()) await nextTurn();
+    await done();
     await retry(this._needRare().change, ready, options);
   }
 
   protected _changed(): void {
-    this._rare?.change.tell();
-    anyChange.tell();
+    (this._rare?.change ?? anyChange).tell();
   }
 
   protected _needHandle(syscall: Syscall): Handle {

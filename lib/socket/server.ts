@@ -66,11 +66,10 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#stop = file ? unixFiles().removing(host, stop) : stop;
     descriptorLimit().then((limit) => (this.#lastDescriptor = limit - RESERVE));
     this.#listening = signal && onAbort(signal, () => this.close());
-    if (signal?.aborted) this.close();
   }
 
   /**
-   * Waits for the next connection. Whose it is tells its `remoteAddress`. Python's `accept`, accept(2).
+   * Waits for the next connection. Its `remoteAddress` identifies the client. Python's `accept`, accept(2).
    *
    * Rejects with `EBADF` when the server is closed, or with the signal's reason.
    */

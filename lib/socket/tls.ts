@@ -7,7 +7,7 @@
 
 import { type Address, isPath } from "../address.ts";
 import { SocketError } from "../errors.ts";
-import { type Handle, type HandleData, Socket } from "./connection.ts";
+import { type Handle, type HandleData, Socket, UNSENT } from "./connection.ts";
 
 /** Certificates or a key in PEM, RFC 7468: the text itself, not the name of its file. */
 export type Pem = string | Uint8Array;
@@ -48,9 +48,6 @@ export type UnderWay = Set<() => void>;
 
 /** How long a handshake may take, in ms. */
 const HANDSHAKE_MS = 10_000;
-
-/** How long a closed connection waits for a peer that does not read, in ms. */
-const LINGER_MS = 12_000;
 
 // ---- the options
 
@@ -104,11 +101,6 @@ function checkField(known: string[], name: string, value: unknown): void {
 /** What a TLS handle belongs to until there is a Socket: is told how the handshake ends. */
 type Handshake = (success: boolean, cause: unknown) => void;
 
-/** A TLS socket of Bun; `linger` is the timer of a closed one that still has data to send. */
-interface Secured extends Handle {
-  linger?: Timer;
-}
-
 /** Does the TLS handshake on a connection. While it is under way, the function that cancels it is in `underWay`. */
 export function secure(plain: Handle, tls: Secrets, underWay: UnderWay, hears: Hears) {
   let handle = plain;
@@ -152,14 +144,10 @@ const handlers: Bun.SocketHandler<HandleData> = {
   ...Socket.handlers,
   open() {},
   handshake: (handle, success, cause) => pending(handle)?.(success, cause),
-  drain: (handle: Secured) => {
-    if (handle.linger !== undefined) endSent(handle);
-    else if (!pending(handle)) Socket.handlers.drain!(handle);
-  },
+  drain: (handle) => void (pending(handle) ?? Socket.handlers.drain!(handle)),
   end: (handle) => void (pending(handle) ?? Socket.handlers.end!(handle)),
   error: (handle, cause) => Socket.handlers.close!(handle, explained(cause)),
-  close: (handle: Secured, cause) => {
-    clearTimeout(handle.linger);
+  close: (handle, cause) => {
     pending(handle)?.(false, cause ?? { code: "ECONNRESET", message: "" });
     Socket.handlers.close!(handle, cause);
   },
@@ -189,19 +177,8 @@ function explained(cause: any) {
 // ---- the end
 
 // close(2) for TLS: sends close_notify and FIN. Bun may still hold data that the kernel had no room for, and its own
-// `end` would keep that for ever if the peer does not read. After `LINGER_MS` the connection is reset, so that a
-// part does not look complete.
-function endSecured(this: Secured): void {
+// `end` would keep that for ever if the peer does not read.
+function endSecured(this: Handle): number {
   this.shutdown();
-  if (endSent(this)) return;
-  this.pause(); // nobody receives any more
-  this.linger = setTimeout(() => this.terminate(), LINGER_MS);
-}
-
-/** Closes the descriptor if everything has been sent. */
-function endSent(handle: Secured): boolean {
-  if (handle.write("") === 0) return false;
-  clearTimeout(handle.linger);
-  Object.getPrototypeOf(handle).end.call(handle);
-  return true;
+  return this.write("") === 0 ? UNSENT : Object.getPrototypeOf(this).end.call(this);
 }

@@ -12,10 +12,16 @@ const BYTES = 4096;
 let calls = 0;
 let tasks: (() => void)[] = [];
 let next: Promise<void> | null = null;
+const NOW: Promise<void> = Promise.resolve();
 
 /** Counts a call that need not wait, and its bytes. Gives true if it has to wait for the next turn all the same. */
 export function isTooMany(bytes = 0): boolean {
   return (calls += 1 + bytes / BYTES) > MANY;
+}
+
+/** For a call that need not wait: a resolved promise, or the next turn if there were too many. */
+export function done(bytes = 0): Promise<void> {
+  return isTooMany(bytes) ? nextTurn() : NOW;
 }
 
 /** To be called when the event loop has turned: the count starts again. */
