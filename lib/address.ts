@@ -26,7 +26,7 @@ export function isPath(host: string): boolean {
   return /^([a-z]:)?[/\\]/i.test(host); // on Windows too
 }
 
-/** Whether this is an IP address and no name. */
+/** Whether this is an IP address, not a name. */
 export function isNumeric(host: string): boolean {
   if (!host.includes(":")) return IPV4.test(host);
   return URL.canParse(`http://[${host.replace(/%.+$/, "")}]`);
@@ -35,10 +35,10 @@ export function isNumeric(host: string): boolean {
 const IPV4 = /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(?!$)|$)){4}$/;
 
 /**
- * An address that Bun gives, as people write it. An IPv4 peer of an IPv6 socket is `::ffff:…` there
- * (ipv6(7)): the prefix goes. A link-local address is only complete with its interface behind a `%` (RFC
- * 4007, section 11), which Bun leaves out: it is taken from `scoped`, another address of the same
- * connection, or else from the interface that has the address `own`, our end.
+ * An address that Bun gives, as people write it. For an IPv4 peer of an IPv6 socket, Bun gives `::ffff:…`
+ * (ipv6(7)): the prefix is removed. A link-local address needs its interface after a `%` (RFC 4007,
+ * section 11), which Bun leaves out. The interface is taken from `scoped`, another address of the same
+ * connection; or else it is the interface that has the address `own`, our end.
  *
  * @example
  * asWritten("::ffff:127.0.0.1"); // "127.0.0.1"
@@ -55,5 +55,5 @@ function interfaceOf(own: string): string {
   const { networkInterfaces } = require("node:os") as typeof import("node:os");
   const all = Object.entries(networkInterfaces());
   const names = all.filter(([, addresses]) => addresses!.some(({ address }) => address === own));
-  return names.length === 1 ? `%${names[0]![0]}` : ""; // VLANs may share an address: then it is not known
+  return names.length === 1 ? `%${names[0]![0]}` : ""; // unknown if VLANs share the address
 }

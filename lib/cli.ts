@@ -1,5 +1,5 @@
-// What every script needs beside its sockets: flags and --help, signals, errors in one line each, exit
-// codes, and printing that ends the script when its reader has gone.
+// What every script needs besides its sockets: flags and --help, signals, error messages, exit codes,
+// and printing that ends the script when the reader of its output has gone.
 //
 // Modules that most runs do not need are loaded with require() on first use: that halves the start-up time.
 
@@ -18,7 +18,7 @@ export { clientTls, serverTls } from "./cli/tls.ts";
 /** Seconds that open connections have to finish after a SIGINT or SIGTERM, for scripts without `--grace`. */
 const GRACE = 1;
 
-/** How long the last steps may take: connections that were reset to close, and output to be written. */
+/** How long the last steps may take: closing connections that were reset, and writing output. */
 const PATIENCE_MS = 500;
 
 /** The flags of every script. */
@@ -38,13 +38,13 @@ const COMMON = {
  * Reads the flags, prints `--help`, and handles signals and uncaught errors from then on.
  * A flag wins over the environment, the environment over the default.
  *
- * The `signal` in what it returns aborts on the first SIGINT or SIGTERM: a server with this signal
+ * The `signal` that it returns aborts on the first SIGINT or SIGTERM: a server with this signal
  * stops accepting, and the process exits with 0 when its open connections have ended, at the latest
  * half a second after `--grace` (a flag of `serverFlags`; 1 s without it). A second signal exits at
  * once with 128 + its number.
  *
- * An error that nobody catches is printed in one line on stderr, and the process exits with 1, unless
- * the error is a consequence of the signal.
+ * An uncaught error is printed on stderr as by `fail`, and the process exits with 1, unless the error
+ * is a consequence of the signal.
  *
  * @example
  * const { port, signal } = cli("Says hello.", serverFlags(4000));
@@ -89,8 +89,8 @@ function takeCare(stop: AbortController, graceMs: number): void {
 // ---- errors
 
 /**
- * Prints an error that ended one connection and nothing else, as a warning in one line on stderr: at
- * most one a second, with the number of those left out. A string is printed as it is, at once.
+ * Prints an error that ended only one connection, as a warning in one line on stderr: at most one a
+ * second, with the number of those left out. A string is printed as it is, at once.
  */
 export function warn(error: unknown): void {
   if (typeof error === "string") console.error(`warning: ${error}`);
@@ -100,7 +100,7 @@ export function warn(error: unknown): void {
 let failing = false;
 
 /**
- * Prints an error in one line on stderr, with the stack if it is a mistake in the program, and exits
+ * Prints an error on stderr, in one line or, if it is a bug in the program, with its stack, and exits
  * with 1 when stdout has been written, at the latest after half a second. The promise never resolves, so
  * that nothing runs after `await fail("why")`.
  */

@@ -1,10 +1,10 @@
 // Datagrams: UDP with calls like those of `socket.ts`. There is no connection, no order, and no promise that a
 // datagram arrives; but one that arrives is whole.
 //
-// Bun calls back for each datagram, and receiving cannot be paused. Datagrams that nobody asked for yet wait in
-// a queue; when the queue is full they are dropped, as the kernel does with its own. Bun reads until the kernel
-// has no more, and the program runs after each datagram. So after some hundred of them the receiver only
-// continues in the next turn: a flood does not block timers, signals and other sockets.
+// Bun calls back for each datagram, and receiving cannot be paused. Datagrams that no call waits for are kept
+// in a queue; when it is full, new ones are dropped, as the kernel does with its own queue. Bun reads until
+// the kernel has no more, and the program runs after each datagram. So after a few hundred of them the
+// receiver continues only in the next turn: a flood does not block timers, signals and other sockets.
 
 import { type Address, asWritten, isNumeric } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
@@ -31,11 +31,11 @@ type Handle = Bun.udp.Socket<"buffer"> & Bun.udp.ConnectedSocket<"buffer">;
 
 export interface DatagramOptions {
   /**
-   * Our own end. Default `127.0.0.1`, which reaches this machine alone; `0.0.0.0` is all of IPv4, `::` all
-   * of both families. With a `peer`, the default is what reaches it.
+   * Our own end. Default `127.0.0.1`, which reaches only this machine; `0.0.0.0` is all of IPv4, `::` all
+   * of both families. With a `peer`, the system chooses it.
    */
   host?: string;
-  /** 0, the default, is any free one. */
+  /** 0, the default, is any free port. */
   port?: number;
   /** The only address to send to and to receive from: Python's `connect()` on a datagram socket, connect(2). */
   peer?: Address;
@@ -126,7 +126,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   /**
    * Waits for a datagram. Gives its bytes, at most `maxBytes` (the rest of a longer one is lost), and the address
-   * of its sender. It may be empty. Python's `recvfrom`, recvfrom(2).
+   * of its sender. A datagram may be empty. Python's `recvfrom`, recvfrom(2).
    *
    * Rejects with `ETIMEDOUT` (see `setTimeout`), with the error reported for an earlier datagram to the `peer`, or
    * with the signal's reason.
@@ -159,7 +159,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     }
   }
 
-  /** The datagrams as they come, until the socket is closed. Breaking out closes nothing. */
+  /** The datagrams as they come, until the socket is closed. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterator<Datagram, undefined> {
     const ended = (error: unknown): IteratorResult<Datagram, undefined> => {
       if (this.#handle !== null) throw error;
@@ -179,7 +179,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     return data.length > most ? [data.subarray(0, most), from] : first;
   }
 
-  // Bun has read one.
+  // Bun has read a datagram.
   #received(data: Buffer, from: Address): void {
     if (this.peer !== null && !isSame(from, this.peer)) return; // it was queued before connect(2)
     const bytes = data.length + OVERHEAD;
@@ -207,7 +207,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
    * Sends one datagram, which may be empty, to an address or a name. Resolves when the kernel has it, which does
    * not mean that it arrives. Python's `sendto`, sendto(2).
    *
-   * Rejects with `EMSGSIZE` (over 65,507 bytes, over IPv6 65,527), `EISCONN` (to another than the `peer`),
+   * Rejects with `EMSGSIZE` (over 65,507 bytes, over IPv6 65,527), `EISCONN` (not to the `peer`),
    * `ENOTFOUND`, `ENOBUFS` (the kernel dropped it), `EACCES` (broadcast: see `options`), `ETIMEDOUT`.
    */
   sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
@@ -265,8 +265,8 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   // ---- waiting, closing
 
   /**
-   * Bounds each later `recvFrom`, `recv`, `sendTo` and `send` to `ms` milliseconds; then it rejects with
-   * `ETIMEDOUT`. `null` is for ever. Python's `settimeout`, in milliseconds.
+   * Limits each later `recvFrom`, `recv`, `sendTo` and `send` to `ms` milliseconds; then the call rejects
+   * with `ETIMEDOUT`. `null`: no limit. Python's `settimeout`, in milliseconds.
    */
   setTimeout(ms: number | null): void {
     this.#open("recvfrom");

@@ -15,7 +15,7 @@ export class Failure extends Error {}
  * What a socket call failed with: Python's `OSError`, C's `errno`.
  *
  * `code` is the errno's name (`ECONNREFUSED`, `ECONNRESET`, `EPIPE`, `EADDRINUSE`, `ETIMEDOUT`,
- * `EBADF`: closed on our side, `EBUSY`: somebody else is receiving, …), or one of the lib's own:
+ * `EBADF`: closed on our side, `EBUSY`: another call is receiving, …), or one of the lib's own:
  * `ENOTFOUND` (the host name does not resolve) and `EINCOMPLETE` (the connection ended before all
  * the bytes were there, Python's `asyncio.IncompleteReadError`).
  *
@@ -47,7 +47,7 @@ export class SocketError extends Error {
   }
 }
 
-/** Whether an error is how something ended that `signal` has called off. */
+/** Whether `signal` has aborted and `error` is its reason, or has it as `cause`. */
 export function isAbort(error: unknown, signal: AbortSignal): boolean {
   if (!signal.aborted) return false;
   return error === signal.reason || Object(error).cause === signal.reason;

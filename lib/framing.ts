@@ -11,7 +11,7 @@ import type { Whole } from "./socket/receiving.ts";
 
 const MIB = 1 << 20;
 
-/** A message of up to so many bytes is copied behind its length, so that both go out in one send. */
+/** A message of up to this many bytes is copied after its length, so that both go out in one send. */
 const SMALL = 64 * 1024;
 
 /** A way to mark where messages end. Made by `fixedLength`, `delimited` or `lengthPrefixed`. */
@@ -27,7 +27,7 @@ export interface Framing {
   readonly most: number;
 }
 
-/** What `messages` and `sendMessage` call of a connection. */
+/** What `messages` and `sendMessage` use of a connection. */
 export type Framed = Pick<Socket, "sendAll" | "recvMessage" | "remoteAddress">;
 
 /** Every message is `bytes` long, at least 1. */
@@ -41,8 +41,8 @@ export function fixedLength(bytes: number): Framing {
 }
 
 /**
- * Every message ends with `delimiter`, which is not part of it and must not occur in it. Longer than
- * `maxBytes` (default: 1 MiB) is refused.
+ * Every message ends with `delimiter`, which is not part of it and must not occur in it. A message
+ * longer than `maxBytes` (default: 1 MiB) is refused.
  */
 export function delimited(
   delimiter: string | Uint8Array = "\n",
@@ -77,8 +77,8 @@ export function delimited(
 }
 
 /**
- * Every message comes behind its length, a big-endian number of 1, 2 or 4 `bytes` (default: 4). A
- * length over `maxBytes` (default: 1 MiB) is refused before anything of the message is received.
+ * Every message comes after its length, a big-endian number of 1, 2 or 4 `bytes` (default: 4). A
+ * length over `maxBytes` (default: 1 MiB) is refused without waiting for the message.
  */
 export function lengthPrefixed(
   bytes: 1 | 2 | 4 = 4,
@@ -108,10 +108,10 @@ export function lengthPrefixed(
 }
 
 /**
- * The messages that arrive on `conn`. Ends at EOF between two messages; breaking out closes nothing,
- * and leaves the socket right behind the last message, so that a protocol can go on differently.
+ * The messages that arrive on `conn`. Ends at EOF between two messages. Leaving the loop closes nothing:
+ * the next `recv` gives what follows the last message, so a protocol can continue differently.
  *
- * On a connection with an idle timeout, a message that has begun has that time to become whole.
+ * On a connection with an idle timeout, a message that has begun must be complete within that time.
  *
  * Rejects with `SocketError`: `EMSGSIZE` for a message over the limit, `EINCOMPLETE` when the end of
  * the connection cuts one off (the error's `partial` has the bytes that came), `ETIMEDOUT`, and whatever
@@ -144,10 +144,10 @@ export function messages(
 }
 
 /**
- * The lines of text that arrive on `conn`, without the `\n` or `\r\n` at their ends; the last one also
- * when the connection ends without it. Python's `for line in conn.makefile()`.
+ * The lines of text that arrive on `conn`, without the `\n` or `\r\n` at their ends. The last line before
+ * EOF needs no `\n`. Python's `for line in conn.makefile()`.
  *
- * Rejects as `messages` does; `EMSGSIZE` for a line of over `maxBytes` bytes (default: 1 MiB).
+ * Rejects as `messages` does; `EMSGSIZE` for a line longer than `maxBytes` (default: 1 MiB).
  *
  * @example
  * for await (const line of lines(conn, { maxBytes: 1024 })) console.log(line);

@@ -27,12 +27,12 @@ export function gethostname(): string {
 export async function gethostbyname(name: string): Promise<string> {
   let cause: unknown;
   const found = await lookup(name, { family: 4 }).catch((error: unknown) => void (cause = error));
-  if (found?.family === 4) return found.address; // lookup() gives an IPv6 address back as it is
+  if (found?.family === 4) return found.address; // lookup() returns an IPv6 address unchanged
   throw new SocketError("ENOTFOUND", "gethostbyname", { host: name, port: 0 }, { cause });
 }
 
 /**
- * The fully qualified name of a machine; `name` itself if no better one is found. Never rejects.
+ * The fully qualified name of a machine, or the best one found; `name` if the lookup fails. Never rejects.
  * Python's `getfqdn`.
  *
  * @example

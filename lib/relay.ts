@@ -11,11 +11,11 @@ import { POLLERR, POLLNVAL } from "./socket/readiness.ts";
 
 // ---- the relay
 
-/** What `relay` calls of a connection. */
+/** What `relay` uses of a connection. */
 export type Relayed = AsyncIterable<Uint8Array> &
   Pick<Socket, "remoteAddress" | "closed" | "sendAll" | "shutdown" | "reset" | "poll">;
 
-/** After a reset on one side, the other side has so many ms to take what was received before it. */
+/** After a reset on one side, the other side has this many ms to take what was received before it. */
 const LAST_WORDS_MS = 500;
 
 /**
@@ -33,7 +33,7 @@ const LAST_WORDS_MS = 500;
  */
 export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> {
   const { promise: broken, resolve: breakNow } = Promise.withResolvers<Error>();
-  // When sending to a side fails, bytes that it sent before may still be on their way: they get that time.
+  // When sending to a side fails, bytes that it sent before may still be on their way: wait for them.
   const breakSoon = (why: Error) => void setTimeout(breakNow, LAST_WORDS_MS, why).unref();
   const pass = async (from: Relayed, to: Relayed) => {
     try {
@@ -64,8 +64,8 @@ export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> 
 /** What a proxy says about a connection, before the client's first byte. */
 export interface ProxyHeader {
   /**
-   * The client's address, and the proxy's that it connected to. Null if the proxy does not say: for a connection of
-   * its own (LOCAL, a health check), or of a kind that the protocol does not describe.
+   * The client's address, and the proxy's address that it connected to. Null for a connection of the proxy's
+   * own (LOCAL, a health check), and for one that is unknown or not TCP over IP.
    */
   source: Address | null;
   destination: Address | null;
@@ -79,8 +79,8 @@ export const UNIQUE_ID = 0x05;
 const LINE = Buffer.from("PROXY ");
 const MAX_LINE = 107;
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n");
-const MAX_HEADER = 4096; // the protocol would allow 65,551 bytes; what is sent is some hundred
-// Behind the signature: version and command, family and transport.
+const MAX_HEADER = 4096; // the protocol allows 65,551 bytes; real ones have a few hundred
+// After the signature: version and command, family and transport.
 const [LOCAL, PROXY, TCP4, TCP6] = [0x20, 0x21, 0x11, 0x21];
 
 /**
@@ -178,7 +178,7 @@ function word(number: number): number[] {
   return [number >> 8, number & 255];
 }
 
-/** An IPv6 address in its shortest form (RFC 5952); an IPv4 one as IPv6 has it. No scope. */
+/** An IPv6 address in its shortest form (RFC 5952), without scope; an IPv4 one as `::ffff:…`. */
 function ipv6(host: string): string {
   const long = host.includes(":") ? host.replace(/%.*/, "") : `::ffff:${host}`;
   return new URL(`http://[${long}]`).hostname.slice(1, -1);
@@ -201,7 +201,7 @@ function ipText(bytes: ArrayLike<number>): string {
 
 // ---- the PROXY protocol, on a connection
 
-/** What `acceptProxyHeader` calls of a connection. */
+/** What `acceptProxyHeader` uses of a connection. */
 export type Proxied = Pick<Socket, "remoteAddress" | "recv" | "unrecv" | "cameFrom">;
 
 /** How long a header may take, in ms: "a few seconds (at least 3)", section 2. */

@@ -10,22 +10,22 @@ import { anyChange, retry, type WaitOptions } from "./socket/readiness.ts";
 import { POLLERR, POLLIN, POLLNVAL, POLLOUT } from "./socket/readiness.ts";
 import { nextTurn } from "./socket/turn.ts";
 
-/** What one can receive from, or accept from. */
+/** A socket to receive from, or accept from. */
 type Reader = ServerSocket | Socket | DatagramSocket;
 type Ready = [readable: Reader[], writable: Socket[], inError: Socket[]];
 
 /**
- * Waits until at least one socket can go on: Python's `select.select`, select(2), without its limit
- * of 1,024. Gives those that can, in the order given: `readers` with data, EOF or an error, a datagram, or
- * a connection to accept; `writers` with room; `errors` whose connection broke. It is level-triggered: a socket is
- * given again by the next call if it is still ready then.
+ * Waits until at least one socket is ready: Python's `select.select`, select(2), without the limit of
+ * 1,024 descriptors. Gives the ready ones, in the order given: `readers` with data, EOF, an error, a
+ * datagram, or a connection to accept; `writers` with room or an error; `errors` whose connection broke.
+ * It is level-triggered: the next call gives a socket again if it is still ready then.
  *
- * After `timeoutMs` milliseconds it gives three empty lists. 0 does not wait; without it, it waits for ever.
+ * After `timeoutMs` milliseconds it gives three empty lists. 0: it does not wait. Undefined: no limit.
  *
- * `signal` ends the wait, which then rejects with its reason.
+ * When `signal` aborts, it rejects with the signal's reason.
  *
- * The event loop always turns, so that a loop around `select` does not block timers or other connections. Rejects with `EBADF`
- * when one of the sockets is closed, before or while it waits.
+ * Each call lets the event loop turn, so that a loop around `select` does not block timers or other
+ * connections. Rejects with `EBADF` when one of the sockets is closed, before the call or during it.
  *
  * @example
  * const [readable] = await select([server, ...clients], [], [], 60_000);
@@ -63,10 +63,10 @@ const wait: typeof select = async (readers, writers, errors, timeoutMs, options)
     return ready || timeUp ? ([readable, writable, inError] as Ready) : null;
   };
   await nextTurn();
-  return await retry(soon, attempt, options); // the timer lives until then
+  return await retry(soon, attempt, options); // `await` keeps the timer
 };
 
-// One turn of the loop after a change, so that sockets which became ready together are given together.
+// Waits for a change, then for the next turn: so sockets that become ready together are given together.
 const soon = {
   wait: () => anyChange.wait().then(nextTurn),
   tell: () => anyChange.tell(),

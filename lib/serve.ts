@@ -15,7 +15,7 @@ const RESERVE = 32;
 export interface ServeOptions {
   /** Connections at once; further ones are reset. Never more than there are descriptors for. */
   maxConnections: number;
-  /** After so many seconds without a byte in either direction a connection ends with `ETIMEDOUT`. 0: no limit. */
+  /** After this many seconds without a byte in or out, a connection ends with `ETIMEDOUT`. 0: no limit. */
   idleTimeout: number;
   /** MiB that may wait in all connections together, received or to be sent. Above it, nothing is received. */
   maxBuffered?: number;
@@ -23,7 +23,7 @@ export interface ServeOptions {
   descriptors?: number;
   /** Each connection must begin with a PROXY header that names its client, or it is refused. */
   acceptProxy?: boolean;
-  /** Receives what comes even before that header. */
+  /** Called to receive what comes before that header. */
   first?: (conn: Socket) => Promise<void>;
   /** Writes a line on stderr when a connection has ended, and every minute the number of open ones. */
   log?: boolean;
@@ -66,12 +66,12 @@ export const logFlags = {
   log: { type: "boolean", about: "log to stderr what has ended, and once a minute what is open" },
 } as const;
 
-/** Serves one connection. The signal is the server's: after it, the handler has until the end of the grace. */
+/** Serves one connection. When the server's signal aborts, the handler has `grace` seconds to finish. */
 export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
 
 /**
- * Accepts connections and runs `handle` for each, until the server is closed or the signal comes.
- * Resolves after the last handler.
+ * Accepts connections and runs `handle` for each, until the server is closed or the signal aborts.
+ * Resolves when the last handler has ended.
  *
  * When a handler ends, its connection is closed. When it throws, its connection is reset, so that an incomplete
  * reply does not look complete, and `onError` gets the error; other connections are not affected.
@@ -80,9 +80,9 @@ export type Handler = (conn: Socket, signal: AbortSignal) => Promise<unknown>;
  * So it runs to its end and its replies are sent. The client sees a FIN and no reset, and has until the end of the
  * grace to close. Connections whose handlers have not ended by then are reset.
  *
- * Threads can share one limit: `open` is then memory that they share, with the count of all in its first place,
- * the count of each thread in its own `slot`, and in its last place the number of refused connections since the
- * last line of the log.
+ * Threads can share one limit: `open` is then shared memory. Its first element counts the open connections of
+ * all threads, the element `slot` those of this thread, and the last element the refused ones since the log
+ * last showed them.
  *
  * @example
  * await serve(server, async (conn) => {
@@ -111,7 +111,7 @@ export async function serve(
 
   const run = async (conn: Socket) => {
     const began = performance.now();
-    let isCheck = false; // of the proxy: it may break it at any time, and it is not logged
+    let isCheck = false; // by the proxy, which may break it off at any time: not logged
     let failure: unknown;
     handled.add(conn);
     try {
@@ -167,7 +167,7 @@ export async function serve(
   await Promise.all(running);
 }
 
-/** What `--log` writes when a connection has ended: who, how, how long, and the bytes each way. */
+/** What `--log` writes when a connection has ended: client, outcome, duration, bytes in and out. */
 export function logEnd(conn: Socket, began: number, failure: unknown): void {
   const how =
     failure === undefined ? "ended" : failure instanceof SocketError ? failure.code : "failed";

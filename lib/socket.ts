@@ -2,8 +2,8 @@
 // socketpair, send, recv, shutdown, close.
 //
 // A blocking call is a non-blocking call plus a wait. So there is one non-blocking core (`tryRecv`,
-// `trySend`, `tryAccept`), one way to wait (`socket/readiness.ts`), and each awaitable verb is the two
-// together. `select.ts` stands on the same two.
+// `trySend`, `tryAccept`), and an awaitable verb tries that first. If it has to wait, `recv` and `send`
+// get a promise of their own; `accept` and `select` use the loop in `socket/readiness.ts`.
 
 import { calls } from "./socket/calls.ts";
 import type { Socket } from "./socket/connection.ts";
@@ -33,8 +33,8 @@ export function listen(options: ListenOptions): ServerSocket {
 /**
  * Opens a connection: Python's `socket.create_connection`; connect(2).
  *
- * A name is looked up, and of several addresses the next is tried when one refuses, or has not
- * answered for 250 ms (RFC 8305). The first connection counts. What was given up leaves nothing behind.
+ * A name is looked up. If it has several addresses, the next one is tried when one refuses, or has not
+ * answered for 250 ms (RFC 8305). The first connection is used; the other attempts are cancelled.
  *
  * Rejects with `SocketError` (`ECONNREFUSED`, `ENOTFOUND`, `ETIMEDOUT`, …) or the signal's reason.
  *
@@ -46,7 +46,7 @@ export function connect(options: ConnectOptions): Promise<Socket> {
   return calls.run("connect", dial, options);
 }
 
-/** The two ends of one connection. Disposing of it closes both. */
+/** The two ends of one connection. Disposing of the pair closes both. */
 export interface SocketPair extends Disposable {
   readonly near: Socket;
   readonly far: Socket;
@@ -69,7 +69,7 @@ export async function socketpair({ host }: { host?: string } = {}): Promise<Sock
   const near = await connect(server.address);
   let far = await server.accept();
   while (far.remoteAddress.port !== near.localAddress.port) {
-    far.close(); // another process has found the port
+    far.close(); // another process connected first
     far = await server.accept();
   }
   const close = () => [near, far].forEach((end) => end.close());

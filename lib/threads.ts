@@ -1,7 +1,7 @@
 // Real OS threads for a server: a fixed pool of Workers, each with its own accept loop on the same port.
 // (A thread for each connection, as in the tutorials, does not scale to many connections.)
 //
-// On Linux the sockets of one port share it (SO_REUSEPORT) and the kernel spreads the connections.
+// On Linux the Workers share the port (SO_REUSEPORT) and the kernel spreads the connections.
 // Elsewhere, or with `relay`, the main thread accepts and passes the bytes on to the Workers over
 // loopback. A PROXY header names the client; a secret in it shows that it comes from the main thread.
 //
@@ -23,13 +23,13 @@ export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered
   port: number;
   /** How many Workers. */
   threads: number;
-  /** Accept in the main thread, and relay: always where the kernel does not spread connections. */
+  /** Accept in the main thread, and relay. Always true on systems other than Linux. */
   relay?: boolean;
-  /** Speaks TLS, as `listen` does: give it to `acceptLoop` as well. The relay ends it in the main thread. */
+  /** Speaks TLS, as `listen` does: give it to `acceptLoop`, too. With a relay, the main thread decrypts. */
   tls?: ServerTls;
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
-  /** Told of what went wrong and did not end the server: a thread that has died. */
+  /** Gets errors that do not end the server: of a thread, or of a relayed connection. */
   onError?: (error: unknown) => void;
 }
 
@@ -41,7 +41,7 @@ export const threadFlags = {
   relay: { type: "boolean", about: "accept in one thread for all, as on systems other than Linux" },
 } as const;
 
-/** What a Worker is told when it starts. With `secret`, it serves the main thread's relay alone. */
+/** What a Worker is told when it starts. With `secret`, it serves only the main thread's relay. */
 interface Job {
   host: string;
   port: number;
@@ -49,11 +49,11 @@ interface Job {
   /** The connections of all threads, and those of each: see `serve`. */
   open: Int32Array;
   slot: number;
-  /** As it is now, for `serverTls`. */
+  /** The current certificate, for `serverTls`. */
   tls: ServerTls | undefined;
 }
 
-/** A thread is replaced at most once in so many ms. */
+/** A thread is replaced at most once in this many ms. */
 const RESTART_MS = 1_000;
 
 /**
@@ -74,9 +74,9 @@ const RESTART_MS = 1_000;
 export async function startThreads(script: string, options: ThreadOptions): Promise<Address> {
   const { host, port, threads, signal, onError = console.error } = options;
   const relayed = options.relay || process.platform !== "linux";
-  // With SO_REUSEPORT a second copy of this program could share the port. So we first listen without it, to see
-  // whether the port is free; the lock keeps other copies waiting until our threads listen. A port that the kernel
-  // chose is free, but it may give it to somebody else: we keep it until a thread listens.
+  // With SO_REUSEPORT a second copy of this program could share the port. So we first listen without it, to
+  // see whether the port is free; the lock keeps other copies waiting until our threads listen. If the kernel
+  // chose the port, we keep it until a thread listens, since the kernel may give it to another program.
   const reusePort = port === 0 && !relayed;
   using _untilStarted = await lockStart(port);
   const server = listen({ host, port, signal, tls: options.tls, reusePort });
@@ -127,7 +127,7 @@ export async function acceptLoop(
   const tls = secret === null ? options.tls : undefined; // the relay has decrypted it already
   const server = listen({ host, port, reusePort: secret === null, tls });
   const stop = new AbortController();
-  parentPort!.once("message", () => stop.abort()); // then the last connection ends the thread
+  parentPort!.once("message", () => stop.abort()); // the thread ends with its last connection
   parentPort!.postMessage({ listensOn: server.address });
   const first = secret === null ? undefined : (conn: Socket) => fromRelay(conn, secret);
   await serve(server, handle, { ...options, signal: stop.signal, first }, open, slot);
@@ -144,8 +144,8 @@ async function lockStart(port: number): Promise<Disposable | null> {
   }
 }
 
-// Resolves with the Worker's address when it listens, and with what will tell why it has ended. Rejects if it ends
-// before that.
+// Resolves with the Worker's address when it listens, and a promise of the reason why it ends. Rejects if it
+// ends before it listens.
 async function startThread(script: string, job: Job, signal: AbortSignal) {
   const worker = new Worker(new URL(script), { workerData: job, argv: process.argv.slice(2) });
   let error = "";
@@ -171,8 +171,8 @@ async function startThread(script: string, job: Job, signal: AbortSignal) {
 
 // ---- the relay
 
-// The handler of the relay, whose connections take three descriptors each: one goes to the next Worker in turn; a
-// Worker that is being replaced is waited for.
+// The relay's handler: passes each connection to the next Worker in turn, and waits for a Worker that is
+// being replaced. A connection takes three descriptors.
 function relayTo(pool: Promise<Address>[], secret: string): Handler {
   const tlvs = new Map([[UNIQUE_ID, Buffer.from(secret)]]);
   let turn = 0;

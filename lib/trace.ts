@@ -1,6 +1,6 @@
 // `--trace`: writes a line about each socket call when it returns. The methods of the socket classes are
-// replaced by wrapped ones when tracing starts; the classes themselves have no code for it, and cost
-// nothing without it. Nothing is stored, so memory stays bounded.
+// replaced by wrapped ones when tracing starts; the classes themselves have no code for it, so without
+// `--trace` it costs nothing. Nothing is stored, so memory stays bounded.
 
 import { isMainThread, threadId } from "node:worker_threads";
 
@@ -14,10 +14,10 @@ import { content, isData, preview, reason } from "./trace/text.ts";
 import type { Inbox } from "./socket/queues.ts";
 import type { Whole } from "./socket/receiving.ts";
 
-/** `"live"` is JSON, and one more line for each call that has to wait, before it returns. */
+/** `"live"` is JSON, with one more line for a call that waits, before it returns. */
 export type TraceMode = "text" | "json" | "live";
 
-/** How long a call is under way, in ms, until `"live"` says that it waits. */
+/** After how many ms `"live"` says that a call waits. */
 const WAITS_MS = 20;
 
 /** The classes whose methods are wrapped, all but `NOT_SHOWN`. A new method is traced without a change here. */
@@ -78,7 +78,7 @@ export function startTrace(as: TraceMode, to: (line: string) => void): void {
   for (const { prototype } of Object.values(CLASSES)) wrapMethods(prototype);
   const { run } = calls;
   calls.run = (name, call, ...args) => {
-    // select() takes iterables, and some can be iterated only once: both get the copy.
+    // select() takes iterables, and some can be iterated only once: so copy them.
     const kept = args.map((arg) => (isList(arg) ? [...arg] : arg)) as typeof args;
     return watch(null, name, kept, () => run(name, call, ...kept));
   };
@@ -183,7 +183,7 @@ function describe(call: Call, outcome: any, failed: boolean, waits?: true): Trac
 }
 
 function toLine({ time, call, args, result }: TracedCall, on: object | null): string {
-  const clock = new Date(time).toTimeString().slice(0, 8); // as the clock on the wall shows it
+  const clock = new Date(time).toTimeString().slice(0, 8); // local time
   const ms = String(Math.trunc(time) % 1000).padStart(3, "0");
   const who = [thread && `thread ${thread}`, on && fullName(on)].filter(Boolean).join(" ");
   const parts = [`${clock}.${ms}`, who, `${call}(${args})${result && ` -> ${result}`}`];
@@ -213,7 +213,7 @@ function failure({ name, args, closed }: Call, error: any): [result: string, err
   }
   if (!(error instanceof SocketError)) return [reason(error), error?.name ?? "Error"];
   const { code, partial, bytesSent, cause } = error;
-  // Closed by us while it waited; an accept also before, for so does a `for await` over a server end.
+  // Closed by us while it waited. An accept after the close counts, too: it ends a `for await`.
   if (code === "EBADF" && (!closed || name === "accept")) return ["closed"];
   if (partial?.length === 0) {
     const broken = (cause as { code?: string } | undefined)?.code;
@@ -243,7 +243,7 @@ function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial
   return { bytes, data: content(came), peer: from && show(from) };
 }
 
-/** The bytes in what a framing makes of a message: a step of a loop, a frame. */
+/** The bytes in a result of `recvMessage`: an iterator result, or a frame. */
 function messageIn(outcome: object): unknown {
   return Object.values(outcome).find((part) => part instanceof Uint8Array) ?? outcome;
 }

@@ -12,7 +12,7 @@ import * as handshake from "./websocket/handshake.ts";
 const CLOSE_MS = 2_000; // for the peer's part of the closing handshake
 const GOING_AWAY = 1001;
 const CUT_OFF = "it ended without a closing handshake";
-const END: frames.Frame = { opcode: -1, payload: Buffer.alloc(0) }; // of what is received
+const END: frames.Frame = { opcode: -1, payload: Buffer.alloc(0) }; // given at EOF
 
 /** Text is a string, binary is bytes. */
 export type Message = string | Buffer;
@@ -20,15 +20,15 @@ export type Message = string | Buffer;
 export interface Options {
   /** The longest message that is accepted. Default: 1 MiB. */
   maxBytes?: number;
-  /** A server's signal, as `serve` gives it to handlers. After it an end is no error, and is told as 1001, "going away". */
+  /** The signal from `serve`. After it, an end is no error, and the peer gets the code 1001, "going away". */
   signal?: AbortSignal;
 }
 
 /**
- * The server's side of the opening handshake. Gives null if the request was not for a WebSocket, or was
- * refused; it has been answered then, and the connection should be closed. Refused are requests that are no
+ * The server's side of the opening handshake. Gives null if no request came, or if it was not for a WebSocket
+ * or refused, and has been answered; then the connection should be closed. It refuses requests that are not
  * HTTP (400) or too long (431), methods other than GET (405), other versions (426), and pages of other sites
- * (403): without that check, any page in a user's browser could connect with the user's rights.
+ * (403): without the last check, any page in a user's browser could connect with the user's rights.
  *
  * Rejects as `recv` and `sendAll` do.
  *
@@ -84,7 +84,7 @@ export async function openWebSocket(
  * does not take its replies.
  */
 export class WebSocketConnection implements AsyncIterable<Message> {
-  /** The peer's Close frame; the code is 1005 if it had none in it (RFC 6455, section 7.4). */
+  /** The peer's Close frame; the code is 1005 if the frame had none (RFC 6455, section 7.4). */
   peerClose: { readonly code: number; readonly reason: string } | null = null;
   readonly #conn: Socket;
   readonly #isServer: boolean;
@@ -129,8 +129,9 @@ export class WebSocketConnection implements AsyncIterable<Message> {
    * closes nothing and loses nothing.
    *
    * Rejects when the peer breaks the protocol (`EPROTO`), sends text that is not UTF-8 (`EILSEQ`) or more
-   * than `maxBytes` (`EMSGSIZE`); the peer gets a Close frame (1002, 1007, 1009), and the connection is closed. With
-   * `EINCOMPLETE` when the connection ends without a closing handshake; and as `recv` does.
+   * than `maxBytes` (`EMSGSIZE`); the peer gets a Close frame (1002, 1007, 1009), and the
+   * connection is closed. Also rejects with `EINCOMPLETE` when the connection ends without a closing
+   * handshake, and as `recv` does.
    */
   [Symbol.asyncIterator](): AsyncIterator<Message, undefined> {
     return { next: () => this.#next() };
@@ -165,8 +166,8 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     }
   }
 
-  // What the loop rejects with. An error of the protocol is sent to the peer first, in a Close frame. When the
-  // server stops, it receives no more: that is no error.
+  // Makes the loop reject. A protocol error is sent to the peer first, in a Close frame. Other errors do not
+  // count after the server's signal, which ends receiving.
   async #fail(error: unknown): Promise<void> {
     if (error instanceof frames.Breach) {
       await (this.#over = this.#end(frames.closing(error.status, error.message), true));

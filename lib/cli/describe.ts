@@ -11,7 +11,7 @@ export function describe(error: unknown): string {
   return isMistake(error) ? oneLine(error) : String((error as Error).message ?? error);
 }
 
-/** Whether an error is a mistake in the program: not of the system or a peer, no `Failure`, no thrown string. */
+/** Whether an error is a bug in the program: no system error, `SocketError`, `Failure` or thrown string. */
 export function isMistake(error: unknown): boolean {
   const isTold = error instanceof SocketError || error instanceof Failure;
   return !isTold && typeof error !== "string" && Object(error).syscall === undefined;

@@ -65,8 +65,8 @@ export const tlsClientFlags = {
 } as const;
 
 /**
- * The values of the flags: from `args`, else from the environment, else the default. A wrong flag is named in
- * one line, and the process exits with 2. With `--help`, `help` is true and values are not checked.
+ * The values of the flags: from `args`, else from the environment, else the default. For a wrong flag it
+ * prints the error and exits with 2. With `--help`, `help` is true and values are not checked.
  */
 export function readFlags(flags: Flags, args: string[]): Record<string, unknown> {
   const typed = parse(flags, args);
@@ -122,8 +122,8 @@ function parse(flags: Flags, args: string[]): Record<string, unknown> {
 
 type Options = Record<string, { type: "boolean" | "string"; default?: boolean }>;
 
-// As in getopt(3), a flag that takes a value takes the next word, also one that begins with a dash, as -5
-// does. `--trace` alone is `--trace=text`.
+// As in getopt(3), a flag that takes a value takes the next word, even one that begins with a dash, such
+// as -5. `--trace` alone is `--trace=text`.
 function joinValues(args: string[], options: Options): string[] {
   const joined: string[] = [];
   for (const arg of args) {
@@ -148,7 +148,7 @@ function valueOf(flag: Valued, name: string, typed: unknown): unknown {
   return text === undefined ? undefined : convert(flag, label, String(text));
 }
 
-const MOST = { port: 65_535, count: Number.MAX_SAFE_INTEGER, seconds: 2_147_483 }; // as timers
+const MOST = { port: 65_535, count: Number.MAX_SAFE_INTEGER, seconds: 2_147_483 }; // of a timer
 
 function convert(flag: Valued, label: string, text: string): unknown {
   const wrong = (rule: string) => refuse(`${label} must be ${rule}, not "${text}"`);

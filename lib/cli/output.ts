@@ -1,11 +1,11 @@
-// Printing to stdout: in whole lines, also from threads; the process ends when its reader has gone.
+// Printing to stdout, also from threads. When the reader of stdout has gone, the process ends.
 
 import type { Worker } from "node:worker_threads";
 
 import { reason } from "./describe.ts";
 import { addWarning } from "./warnings.ts";
 
-/** Writes a line to stdout. Resolves when the line is written, so a caller that awaits it is as slow as the reader. */
+/** Writes a line to stdout. Resolves when it is written: a caller that awaits it is as slow as the reader. */
 export function print(line: string): Promise<void> {
   return write(`${line}\n`);
 }
@@ -17,7 +17,7 @@ export async function write(text: string | Uint8Array): Promise<void> {
   if (!Bun.isMainThread) return writeInMainThread(text);
   try {
     stdout ??= Bun.stdout.writer();
-    await Promise.all([stdout.write(text), stdout.flush()]); // much text: the first can reject, too
+    await Promise.all([stdout.write(text), stdout.flush()]); // write() can reject, too
     if (openLine !== null) openLine = (openLine + text).slice(-MAX_OPEN).replace(/^.*\n/s, "");
   } catch (error) {
     const { code = "" } = error as { code?: string };
@@ -78,9 +78,9 @@ export function answerThreads(): void {
 let onTerminal: boolean | undefined;
 
 /**
- * Prepares text that came from the peer for printing. On a terminal it gets a colour, to tell it from our
- * own (unless `NO_COLOR` is set), and control characters become U+FFFD, so that the peer cannot send
- * commands to the terminal; but CRLF is the end of a line. In a pipe or a file it stays as it came.
+ * Prepares text that came from the peer for printing. On a terminal it gets a colour, unlike our own text
+ * (unless `NO_COLOR` is set), and control characters become U+FFFD, so that the peer cannot send commands
+ * to the terminal; CRLF stays, as the end of a line. For a pipe or a file the text is not changed.
  */
 export function peerText(text: string): string {
   onTerminal ??= require("node:tty").isatty(1) as boolean;

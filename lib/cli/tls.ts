@@ -10,7 +10,7 @@ type TlsFlags = { tlsCert?: string; tlsKey?: string; acceptProxy?: boolean };
 
 /**
  * `tls` for `listen`, from `tlsFlags`; undefined without them. The process exits with 2 when a file cannot
- * be used. A SIGHUP reads the files again: the renewed certificate counts from the next handshake on.
+ * be used. A SIGHUP reads the files again: the next handshake uses the renewed certificate.
  *
  * @example
  * const flags = cli("Says hello.", { ...serverFlags(4000), ...tlsFlags });
@@ -23,7 +23,7 @@ export function serverTls({ tlsCert, tlsKey, acceptProxy }: TlsFlags): ServerTls
   }
   if (acceptProxy)
     return refuse("--accept-proxy and --tls-cert cannot be had together (see --help)");
-  // A thread that starts later does not read the files, which may be wrong by then: `startThreads` gives it them.
+  // A thread does not read the files, which may be wrong by then: it gets their content from `startThreads`.
   if (!Bun.isMainThread) return followMainThread(require("node:worker_threads").workerData.tls);
   const read = () => readServerTls(tlsCert, tlsKey);
   const tls = orRefuse(read);
@@ -58,7 +58,7 @@ function followMainThread(tls: any): ServerTls {
   return tls;
 }
 
-// At a SIGHUP, `tls` gets what `read` gives then, in all threads; if that throws, it stays as it is.
+// At a SIGHUP, `tls` is read again, for all threads; if `read` throws, `tls` does not change.
 function renewAtSignal(tls: ServerTls, read: () => ServerTls): void {
   const channel = openChannel(() => channel.postMessage(tls));
   process.on("SIGHUP", () => {

@@ -1,10 +1,10 @@
 // One timer for many deadlines. To arm a timer for every message would cost more than the message, so
 // this one stays armed from call to call. When it fires, its owner checks which deadlines have passed.
 
-/** setTimeout() takes no longer delay: 2^31 - 1 ms, 25 days. */
+/** The longest delay of setTimeout(): 2^31 - 1 ms, 25 days. */
 export const MAX_DELAY = 2_147_483_647;
 
-/** Calls `ring` when a deadline has passed, on the clock of `performance.now()`. Keeps no process alive. */
+/** Calls `ring` after a deadline, on the clock of `performance.now()`. Does not keep the process alive. */
 export class Alarm {
   readonly #ring: () => void;
   #timer: Timer | undefined;
@@ -14,7 +14,7 @@ export class Alarm {
     this.#ring = ring;
   }
 
-  /** Has `ring` called at `deadline` or earlier. A callback that fires early has to set the alarm again. */
+  /** Calls `ring` at `deadline` or earlier. If it is called early, it has to set the alarm again. */
   set(deadline: number): void {
     if (deadline >= this.#due) return;
     clearTimeout(this.#timer);

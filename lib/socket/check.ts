@@ -1,4 +1,4 @@
-// Checks of arguments. A wrong one is a `RangeError` or `TypeError` whose message has the value.
+// Checks of arguments. A wrong one throws a `RangeError` or `TypeError` that shows the value.
 
 /** A whole number from `min` to `max`. */
 export function checkCount(name: string, value: number, min: number, max = Infinity): number {

@@ -1,13 +1,13 @@
 // One connection and its verbs: recv, send, shutdown, close. `connect` and `accept` make them.
 //
-// Bun calls back when bytes have come; those that nobody asked for yet wait in the inbox, and above
-// a limit Bun stops reading, so that the kernel's window closes and the peer has to wait
-// (`receiving.ts`). Bun's
-// `write` takes what the kernel has room for; the rest waits in the outbox, in its caller's array.
-// Small sends after the first one of a turn wait there, too, and leave together when the turn ends.
+// Bun calls back when bytes have come. Bytes that no call waits for are kept in the inbox; above a
+// limit Bun stops reading, so the kernel's receive window closes and the peer has to wait
+// (`receiving.ts`). Bun's `write` takes what the kernel has room for; the rest waits in the outbox,
+// uncopied. Small sends after the first one of a turn wait there, too, and are sent together when the
+// turn ends.
 //
-// No function on the path of a message is async, and a promise is made only for a call that really
-// has to wait: that is what keeps these verbs nearly as cheap as bare callbacks.
+// The functions that every message passes through are not async and make as few promises as
+// possible: that keeps these verbs nearly as cheap as bare callbacks.
 
 import { type Address, asWritten } from "../address.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
@@ -34,17 +34,18 @@ import { atTurnsEnd, done } from "./turn.ts";
 export type { WaitOptions } from "./readiness.ts";
 export type { Handle, HandleData } from "./receiving.ts";
 
-/** How long what was sent before a `close` may take to leave, in ms. */
+/** How long bytes may wait for room in the kernel after a `close`, in ms. */
 const LINGER_MS = 12_000;
 
-/** What the `end` of a TLS handle gives while Bun holds data that the kernel had no room for. */
+/** What `end` of a TLS handle returns while Bun holds data that the kernel had no room for. */
 export const UNSENT = -2;
 
-let lastHost = ""; // many connections come from one host: they share one text of it
+let lastHost = ""; // many connections come from one host: they share this string
 
 /**
- * One connection, either end of it: what `connect()` and `accept()` give. One call receives at a
- * time; any number may send. On a closed socket every call but `close` and `reset` fails with `EBADF`.
+ * One end of a connection: what `connect()` and `accept()` give. Only one call may receive at a time;
+ * any number may send. On a closed socket `close`, `reset` and `unrecv` do nothing, `poll` gives
+ * `POLLNVAL`, and every other call fails with `EBADF`.
  *
  * @example
  * for await (const chunk of conn) await conn.sendAll(chunk); // an echo server's work
@@ -54,10 +55,10 @@ export class Socket extends Receiving implements Disposable {
   readonly #local: Address;
   #remoteHost: string;
   #remotePort: number;
-  /** @internal Use `connect()` or `server.accept()`. The addresses: as far as they are known. */
+  /** @internal Use `connect()` or `server.accept()`. `local`, `remote`: as far as known. */
   constructor(handle: Handle, local: Address, remote: Address) {
     super(handle);
-    // Bun forgets the addresses when the connection ends, which may be before we hear that it began.
+    // Bun forgets the addresses when a connection ends, possibly before it has called `open`.
     const scoped = remote.host || local.host;
     const host = asWritten(handle.remoteAddress ?? remote.host, scoped, handle.localAddress);
     this.#remoteHost = host === lastHost ? lastHost : (lastHost = host);
@@ -77,7 +78,7 @@ export class Socket extends Receiving implements Disposable {
     return { host: this.#remoteHost, port: this.#remotePort };
   }
 
-  /** @internal Whose connection it is: what the proxy in between has told. */
+  /** @internal Sets `remoteAddress` to the client that a proxy has named. */
   cameFrom({ host, port }: Address): void {
     [this.#remoteHost, this.#remotePort] = [host, port];
   }
@@ -85,8 +86,8 @@ export class Socket extends Receiving implements Disposable {
   // ---- sending
 
   /**
-   * Waits for room and hands the kernel as much of `data` as fits (text as UTF-8). Resolves with how
-   * many bytes that was, at least 1; the rest is for the caller to send. Python's `send`, send(2).
+   * Waits for room and sends as much of `data` as fits (text as UTF-8). Resolves with the number of
+   * those bytes, 0 only for empty `data`; the caller has to send the rest. Python's `send`, send(2).
    *
    * Rejects with `EPIPE` or `ECONNRESET` when the peer is gone, and with `ETIMEDOUT`.
    */
@@ -95,29 +96,29 @@ export class Socket extends Receiving implements Disposable {
   }
 
   /**
-   * Sends all of `data`, waiting for room as often as it takes. Resolves when the kernel has it all,
-   * which is before the peer does. Several may be under way: they go out whole, in the order of the
-   * calls. Python's `sendall`.
+   * Sends all of `data`, waiting for room as often as needed. Resolves when the kernel has all of it;
+   * the peer may not have it yet. Several calls may be under way: their data goes out whole, in
+   * the order of the calls. Python's `sendall`.
    *
-   * Small ones (up to 64 KiB together) that follow another one in the same turn of the event loop
-   * resolve at once, and leave together when the turn ends. If the connection turns out to be broken
-   * then, the next call says so, and `closed`.
+   * Small sends (up to 64 KiB together) that follow another one in the same turn of the event loop
+   * resolve at once, and go out together when the turn ends. If the connection turns out to be broken
+   * then, the next send rejects, and `closed` resolves.
    *
-   * Rejects as `send` does; the error's `bytesSent` is how much the kernel took. The peer of a
-   * connection on which a send was given up, by a timeout or a signal, never sees a clean end.
+   * Rejects as `send` does; the error's `bytesSent` is how much the kernel took. A send that is given
+   * up, by a timeout or a signal, leaves a gap: from then on the connection can only end with a reset.
    */
   sendAll(data: string | Uint8Array, options?: WaitOptions): Promise<void> {
     return this.#send(data, true, options?.signal);
   }
 
-  /** Hands over what fits right now, as `send` does: how many bytes that was, 0 when there is no room. */
+  /** Sends what fits right now, and gives the number of those bytes: 0 when there is no room. */
   trySend(data: string | Uint8Array): number {
-    // The kernel says that it has room when a third of its own buffer is free. Who asks hears it before.
+    // The kernel reports room only once a third of its buffer is free, so this tries to send before that.
     if (this._bits & FULL && this.#queued()) this.#drained();
     return this.#give(toBytes(data));
   }
 
-  /** Resolves when `trySend` is worth a try: there may be room, or there is an error to be told. */
+  /** Resolves when `trySend` is worth a try: there may be room, or `trySend` would throw. */
   waitWritable(options?: WaitOptions): Promise<void> {
     return this._waitFor(POLLOUT, "send", options);
   }
@@ -140,7 +141,7 @@ export class Socket extends Receiving implements Disposable {
     }
   }
 
-  // How many bytes the kernel took, or were gathered.
+  // Gives how many bytes the kernel took, or were gathered.
   #give(bytes: Uint8Array): number {
     this._needHandle("send");
     if (this._bits & (SEND_SHUT | GONE)) throw this.#sendError(0);
@@ -171,7 +172,7 @@ export class Socket extends Receiving implements Disposable {
     return sent;
   }
 
-  // Bun tells of this reset once more, as an end; and not at all while it is paused.
+  // Bun reports this reset again, as an end, but not while it is paused.
   #meetReset(): never {
     this._bits |= SEND_SHUT | BROKEN;
     this._flow();
@@ -195,9 +196,9 @@ export class Socket extends Receiving implements Disposable {
     return promise.finally(() => listening[Symbol.dispose]());
   }
 
-  // A send that nobody waits for any more has left a hole.
+  // A send was given up: a part of the stream is missing.
   #giveUp(): void {
-    // A shutdown behind it is taken back.
+    // A shutdown after it is cancelled.
     if (this._bits & FIN_DUE) this._bits &= ~(FIN_DUE | SEND_SHUT);
     this._bits |= TORN;
     this._changed();
@@ -223,7 +224,7 @@ export class Socket extends Receiving implements Disposable {
     this._changed();
   }
 
-  // Hands over what waits, and when nothing does, the FIN, or the end after a close.
+  // Sends what waits. When nothing waits, sends the FIN, or ends a closed connection.
   #advance(): void {
     if (this.#queued() && !(this._bits & FULL)) this.#flush();
     if (this.#queued()) return;
@@ -240,10 +241,10 @@ export class Socket extends Receiving implements Disposable {
   // ---- ending
 
   /**
-   * Ends one direction: shutdown(2). `"write"` sends FIN behind everything sent before: the peer's
-   * `recv` gives EOF, and we still receive. (After a send that was given up, the connection is reset
-   * instead: a FIN would make a partial message look complete.) `"read"` gives EOF to our own `recv` and drops what still comes;
-   * the peer is not told. Twice is fine.
+   * Ends one direction or both: shutdown(2). `"write"` sends FIN after everything sent before: the
+   * peer's `recv` gives EOF, and we still receive. (After a send that was given up, the connection is
+   * reset instead: a FIN would make a partial message look complete.) `"read"` gives EOF to our own
+   * `recv` and drops what still comes; the peer is not told. Calling it twice is fine.
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
@@ -265,7 +266,7 @@ export class Socket extends Receiving implements Disposable {
 
   /**
    * @internal For a server that stops: what has come is still received, and then EOF. What comes later
-   * is dropped, so that a `close` is a FIN and no reset.
+   * is dropped, so that a `close` sends FIN and not a reset.
    */
   endReceiving(): void {
     this._bits |= RECV_ENDED;
@@ -275,12 +276,12 @@ export class Socket extends Receiving implements Disposable {
   }
 
   /**
-   * Closes the connection: close(2). What was sent still arrives, then FIN; if received bytes are
-   * left unread in the kernel, it resets the connection instead, as everywhere. Calls that wait
-   * reject with `EBADF`. Twice is fine.
+   * Closes the connection: close(2). What was sent still arrives, then FIN; but if received bytes are
+   * unread in the kernel, the kernel sends a reset instead. Calls that wait reject with `EBADF`.
+   * Closing twice is fine.
    *
-   * A part is never called the whole: with a send under way, or after one that was given up, this
-   * resets the connection. What was gathered and finds no room still leaves, within 12 s.
+   * While a send waits, or after one was given up, this resets the connection, so that a partial
+   * message does not look complete. Gathered bytes that find no room have 12 s to be sent.
    */
   close(): void {
     if (this._handle !== null) this._turnEnds();
@@ -291,8 +292,8 @@ export class Socket extends Receiving implements Disposable {
   }
 
   /**
-   * Ends the connection at once with a reset (RST): what is under way either way is lost. (A
-   * Unix-domain socket has no reset: its peer sees an end like any other.)
+   * Ends the connection at once with a reset (RST): bytes on their way, in or out, are lost. (A
+   * Unix-domain socket has no RST: its peer sees the same as after a `close`.)
    */
   reset(): void {
     this.#release((handle) => handle.terminate());
@@ -302,7 +303,7 @@ export class Socket extends Receiving implements Disposable {
     this.close();
   }
 
-  /** Resolves when the connection is over, whoever ended it: also when nobody receives or sends. */
+  /** Resolves when the connection is over, whichever side ended it, even if no call receives or sends. */
   get closed(): Promise<void> {
     const over = (this._needRare().over ??= Promise.withResolvers());
     if (this.#isOver()) over.resolve();
@@ -335,13 +336,13 @@ export class Socket extends Receiving implements Disposable {
     if (!(this._bits & BROKEN)) this.endReceiving(); // else a send has met a reset, and `close` follows
   }
 
-  // Bun has let go of the descriptor: both sides have sent FIN, or the connection broke.
+  // Bun has closed the descriptor: both sides have sent FIN, or the connection broke.
   #gone(cause?: Error & { code?: string }): void {
-    if (this.#isOver()) return; // it was us
+    if (this.#isOver()) return; // we ended it
     if (this._rare !== null) this._rare.lingering = null;
     let code = "EPIPE";
     if (cause !== undefined || this._bits & BROKEN) {
-      // A reset that comes behind the peer's FIN is EPIPE to Bun.
+      // Bun reports a reset after the peer's FIN as EPIPE.
       code = cause?.code === undefined || cause.code === "EPIPE" ? "ECONNRESET" : cause.code;
       if (!(this._bits & RECV_ENDED)) this._failure = this._error(code, "recv", cause);
       this._bits |= BROKEN;
@@ -356,7 +357,7 @@ export class Socket extends Receiving implements Disposable {
     return (this._bits & GONE) !== 0 || (this._handle === null && !this._rare?.lingering);
   }
 
-  // Nothing will happen here any more: wakes those who wait, and lets go of timer and signal.
+  // The connection is over: wakes the calls that wait, and releases the timer and the signal.
   #settle(): void {
     if (this._bits & WATCHED) Socket.#crowd.remove(this);
     const rare = this._rare;
@@ -369,9 +370,9 @@ export class Socket extends Receiving implements Disposable {
   // ---- how long to wait
 
   /**
-   * Bounds each later `recv`, `recvExactly`, `send` and `sendAll`, as a whole, to `ms` milliseconds;
-   * then it rejects with `ETIMEDOUT`. `null` is for ever. After a `recv` that timed out the socket is
-   * as before; after a `sendAll`, `bytesSent` tells how much went, and those behind it reject too.
+   * Limits each later `recv`, `recvExactly`, `send` and `sendAll`, as a whole, to `ms` milliseconds;
+   * then the call rejects with `ETIMEDOUT`. `null`: no limit. A `recv` that timed out loses nothing;
+   * for a `sendAll`, `bytesSent` is how much was sent, and the sends queued after it reject, too.
    * Python's `settimeout`, in milliseconds.
    */
   setTimeout(ms: number | null): void {
@@ -380,8 +381,8 @@ export class Socket extends Receiving implements Disposable {
   }
 
   /**
-   * Ends the connection, with a reset, when no byte has moved either way for `ms` milliseconds (and at
-   * most a quarter of that longer): then every call fails with `ETIMEDOUT`. `null` is for ever.
+   * Resets the connection when no byte has moved in either direction for `ms` milliseconds (or up to
+   * a quarter longer): then every call fails with `ETIMEDOUT`. `null`: no limit.
    *
    * @example
    * conn.setIdleTimeout(60_000);
@@ -391,7 +392,7 @@ export class Socket extends Receiving implements Disposable {
     this._needHandle("recv");
     Socket.#crowd.add(this, ms === null ? Infinity : checkTimeout(ms));
     this._bits |= WATCHED;
-    this._flow(); // there may be too much in all
+    this._flow(); // all together may hold too much
   }
 
   protected get _idleTimeout(): number {
@@ -423,7 +424,7 @@ export class Socket extends Receiving implements Disposable {
 
   // ---- options
 
-  /** Sends small pieces at once instead of gathering them: `TCP_NODELAY`, tcp(7). */
+  /** Sends small pieces at once, without Nagle's algorithm: `TCP_NODELAY`, tcp(7). */
   setNoDelay(on = true): void {
     this._needHandle("send").setNoDelay(on);
   }
@@ -450,7 +451,7 @@ export class Socket extends Receiving implements Disposable {
     return this._rare === null ? 0 : this._rare.outbox.bytes;
   }
 
-  /** What would not have to wait, as bits: poll(2) on this one socket, right now. */
+  /** The calls that would not have to wait, as bits: poll(2) on this socket. */
   poll(): number {
     if (this._handle === null) return POLLNVAL;
     const bits = this._bits;
@@ -466,7 +467,7 @@ export class Socket extends Receiving implements Disposable {
     return error;
   }
 
-  /** @internal What Bun calls: one object for all sockets. */
+  /** @internal The callbacks for Bun: one object for all sockets. */
   static readonly handlers: Bun.SocketHandler<HandleData> = {
     open: (handle) => (handle.data as Exclude<HandleData, Receiving>).opened(handle),
     data: (handle, chunk) => (handle.data as Socket)._received(chunk),

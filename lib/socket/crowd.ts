@@ -1,10 +1,11 @@
-// Watches all connections of a server together: which of them are idle for too long, and how many bytes wait at
-// all of them. One timer serves them all: a timer for each would take more memory than the rest of an idle connection.
+// Watches all connections that `setIdleTimeout` was called on: ends those that are idle for too long, and
+// pauses or resumes all when too many bytes wait. One timer serves them all: a timer for each would take
+// more memory than the rest of an idle connection.
 
 import { Alarm } from "./alarm.ts";
 import { waiting } from "./queues.ts";
 
-/** Each connection is looked at so often within its timeout. So it ends at most a quarter of it late. */
+/** How often a connection is checked within its timeout: it ends at most a quarter of that late. */
 const LOOKS = 4;
 
 /** What the crowd asks of a connection, and does to it. */
@@ -13,11 +14,11 @@ export interface Care<Conn> {
   moved(conn: Conn): number;
   /** Ends an idle connection. */
   expire(conn: Conn): void;
-  /** Called when the limit for all connections is reached or no longer: pauses or resumes receiving. */
+  /** Called when the limit for all connections is exceeded, or no longer: pauses or resumes receiving. */
   flow(conn: Conn): void;
 }
 
-/** How many bytes had moved when new ones were last seen, and when that was. */
+/** How many bytes had moved at the last change, and when that was. */
 interface Look {
   readonly timeout: number;
   moved: number;

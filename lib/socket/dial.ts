@@ -11,7 +11,7 @@ import { checkTls, type Hears, rawHandlers, secure, type UnderWay } from "./tls.
 import type { ConnectOptions, SocketFile } from "./where.ts";
 import { checkAddress, isLocal, systemError } from "./where.ts";
 
-/** After so many ms without an answer, the next address is tried as well: RFC 8305, section 5. */
+/** After this many ms without an answer, the next address is tried, too: RFC 8305, section 5. */
 const STAGGER_MS = 250;
 
 /** Stands for our own address until Bun tells it. */
@@ -20,7 +20,7 @@ const ANY: Address = { host: "0.0.0.0", port: 0 };
 type Handlers = Bun.SocketHandler<HandleData>;
 type Target = Address | SocketFile;
 
-/** `connect()`: gives one connection, or rejects; either way no other attempt stays. */
+/** `connect()`: gives one connection, or rejects; all other attempts are cancelled. */
 export async function dial(options: ConnectOptions): Promise<Socket> {
   const { timeout, signal } = options;
   const address = checkAddress(options, 1);
@@ -42,8 +42,8 @@ export async function dial(options: ConnectOptions): Promise<Socket> {
   const hears: Hears = {
     opened(handle) {
       callOff(); // the others
-      // A new connection has room for it: only one that was reset meanwhile takes less. Bun reports that reset here,
-      // and then closes the connection without an error.
+      // A new connection has room for the preface: `write` takes less only if it was reset meanwhile. Bun
+      // then closes it without an error.
       const { preface } = options;
       if (preface !== undefined && handle.write(preface) < preface.length) {
         failed({ code: "ECONNRESET" });
@@ -128,6 +128,6 @@ function tryOne(target: Target, handlers: Handlers, underWay: UnderWay, hears: H
     handle.reload({ socket: { ...handlers, connectError: (_, cause) => failed(cause) } });
     handle.data = { opened };
   };
-  stream.on("error", failed); // until then
-  process.nextTick(takeOver); // it connects in the same turn, before this
+  stream.on("error", failed); // until `takeOver`
+  process.nextTick(takeOver); // `stream` connects before that, in this turn
 }

@@ -1,4 +1,4 @@
-// A lock between processes of one machine. The kernel frees it when its process ends, also by a crash.
+// A lock between processes of one machine. The kernel frees it when its process ends, even by a crash.
 
 /**
  * Takes a name that only one process of this machine can hold at a time: a Unix socket in Linux's

@@ -1,17 +1,17 @@
-// What waits at a socket: bytes that came before anybody asked for them, and sends that the kernel
+// What waits at a connection: received bytes that no call has taken yet, and sends that the kernel
 // had no room for yet.
 
-/** What a `for await` and a Web Stream ask for at a time: as a rule more than is there. */
+/** How many bytes `for await` and a Web Stream ask for at a time: usually more than have come. */
 export const CHUNK = 1024 * 1024;
 
-/** Memory of up to so many bytes may be kept for a part of it. */
+/** Up to this size, a buffer is kept even if only a part is used. */
 const SMALL = 64 * 1024;
 
 const NOTHING = Buffer.alloc(0);
 
 /**
- * For a promise of which only `resolve` was kept, to save each that waits a function: resolving it with this
- * rejects it. This one itself counts as handled.
+ * Rejects a promise of which only `resolve` was kept (which saves one function per waiting call): resolve it
+ * with this. This promise itself counts as handled.
  */
 export function rejection(reason: unknown): Promise<never> {
   const rejected = Promise.reject(reason);
@@ -19,30 +19,30 @@ export function rejection(reason: unknown): Promise<never> {
   return rejected;
 }
 
-/** What waits at all sockets of this thread together, in bytes, and how much may. */
+/** How many bytes wait at all connections of this thread together, and the limit. */
 export const waiting = {
   bytes: 0,
   limit: Infinity,
   isFull: false,
-  /** Called when others may receive, or may not any longer. */
+  /** Called when the set of connections that may receive changes. */
   changed: () => {},
 };
 
-/** Who goes on receiving above the limit, to make whole what has begun: some do, one after the other. */
+/** The connections that receive above the limit, to complete a message: at most `FINISHERS` at a time. */
 const finishing = new Set<object>();
 const FINISHERS = 8;
 
-/** Up to so much more, in bytes, comes with them. */
+/** Above this many bytes, no other connection joins them. */
 const mostWith = (limit: number) => limit + Math.max(limit / 4, 4 << 20);
 
-/** Whether a connection in the middle of a message is one of them now. Else all could wait for ever. */
+/** Whether a connection may complete its message now. Without this, all could wait for ever. */
 export function mayFinish(conn: object): boolean {
   if (finishing.has(conn)) return true;
   const isOver = waiting.bytes > mostWith(waiting.limit);
   return !isOver && finishing.size < FINISHERS && finishing.add(conn) !== null;
 }
 
-/** It waits no more: the next one may go on. */
+/** It no longer waits for a message: another may go on. */
 export function finished(conn: object): void {
   if (finishing.delete(conn)) waiting.changed();
 }
@@ -58,7 +58,7 @@ function less(bytes: number): void {
   const before = waiting.bytes;
   waiting.bytes -= bytes;
   if (!waiting.isFull) return;
-  // Not at once below the limit: every change of this pauses or resumes all connections.
+  // Not right below the limit: each change of `isFull` pauses or resumes all connections.
   if (waiting.bytes <= waiting.limit * 0.75) {
     waiting.isFull = false;
     finishing.clear(); // all may receive
@@ -67,7 +67,7 @@ function less(bytes: number): void {
   if (!waiting.isFull || (before > most && waiting.bytes <= most)) waiting.changed();
 }
 
-/** Received bytes in one piece of memory: adopted as they came, copied only to join a second lot. */
+/** Received bytes in one piece of memory: kept as they came, copied only when more bytes follow. */
 export class Inbox {
   #bytes: Buffer;
   #start = 0;
@@ -83,7 +83,7 @@ export class Inbox {
     return this.#end - this.#start;
   }
 
-  /** `expected`: how long it gets, as far as anybody knows. More memory than that is not taken. */
+  /** `expected`: the most bytes it will hold, if known. It does not allocate more than that ahead. */
   push(chunk: Buffer, expected = Infinity): void {
     more(chunk.length);
     if (this.length === 0) {
@@ -97,30 +97,30 @@ export class Inbox {
     this.#end += chunk.length;
   }
 
-  /** Where `mark` begins, looked for from `from` on; -1 if it is not there. */
+  /** The position of `mark`, searched from `from` on; -1 if it is not there. */
   indexOf(mark: Buffer, from: number): number {
     return this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
   }
 
-  /** `bytes` bytes, from the one at `at` on, as a big-endian number. They stay. */
+  /** The `bytes` bytes at `at`, as a big-endian number. They stay in the inbox. */
   readUInt(bytes: number, at = 0): number {
     return this.#bytes.readUIntBE(this.#start + at, bytes);
   }
 
-  /** Up to `most` bytes, uncopied. That memory is the receiver's from then on. */
+  /** Takes up to `most` bytes, uncopied: that memory then belongs to the caller. */
   take(most: number): Buffer {
     const end = Math.min(this.#start + most, this.#end);
-    const chunk = this.#bytes.slice(this.#start, end); // a view, as subarray() is, for half its price
+    const chunk = this.#bytes.slice(this.#start, end); // a view like subarray(), but twice as fast
     this.#start = end;
     less(chunk.length);
     if (end === this.#end)
-      this.#bytes = NOTHING; // an empty one holds no memory
-    // And a little that is left holds no more than itself: what came with it may be kept for long.
+      this.#bytes = NOTHING; // an empty inbox keeps no memory
+    // A smaller rest is copied, so that it does not keep the memory of the large chunk before it.
     else if (chunk.length > SMALL && this.length < chunk.length) this.#makeRoom(0, this.length);
     return chunk;
   }
 
-  // Doubling makes many small pieces cheap. What was handed out stays where it is.
+  // Doubling makes many small pieces cheap. Chunks that were taken are not moved.
   #makeRoom(bytes: number, expected: number): void {
     const needed = this.length + bytes;
     const roomy = Buffer.allocUnsafeSlow(Math.max(needed, Math.min(2 * this.length, expected)));
@@ -131,15 +131,15 @@ export class Inbox {
   }
 }
 
-/** At most so many small bytes are gathered, to be sent together; and so many in the beginning. */
+/** The most bytes that are gathered, to be sent together; and the size of the first buffer for them. */
 const GATHERED = 64 * 1024;
 const FEW = 1024;
 
-/** Memory to gather in that nobody uses now: to allocate some takes longer than to fill it. */
+/** Unused buffers for gathered bytes: allocating one takes longer than filling it. */
 const spares: Buffer[] = [];
 const MAX_SPARES = 32;
 
-/** A send that waits: `all` of it, or whatever goes first. */
+/** A send that waits until `all` of it, or any part, is sent. */
 interface Sending {
   readonly bytes: Uint8Array;
   sent: number;
@@ -150,8 +150,8 @@ interface Sending {
 }
 
 /**
- * Sends in the order in which they were called: one goes out whole before the next one starts. Small
- * ones can be gathered instead: of those, nobody waits for the end. They go before the ones that wait.
+ * Sends, in the order of the calls: each goes out whole before the next one starts. Small ones can be
+ * gathered instead: no caller waits for those. Gathered bytes go out before the sends that wait.
  */
 export class Outbox {
   #gathered: Buffer | null = null;
@@ -169,7 +169,7 @@ export class Outbox {
     return this.#to === 0 && !this.isAwaited;
   }
 
-  /** Whether somebody waits for a send of his to be taken. */
+  /** Whether a caller waits for a send. */
   get isAwaited(): boolean {
     return this.#sends.length > 0;
   }
@@ -179,7 +179,7 @@ export class Outbox {
     return this.#sends.reduce((first, { deadline }) => Math.min(first, deadline), Infinity);
   }
 
-  /** Copies `bytes` behind those that are gathered already; false where they are too many, or others wait. */
+  /** Adds a copy of `bytes` to the gathered ones; false if they are too many, or if other sends wait. */
   gather(bytes: Uint8Array): boolean {
     const needed = this.#to + bytes.length;
     if (needed > GATHERED || this.isAwaited) return false;
@@ -197,13 +197,13 @@ export class Outbox {
     return true;
   }
 
-  /** A send of which `sent` bytes have gone. Gives its promise. */
+  /** Queues a send, of which `sent` bytes have gone. Gives its promise. */
   push(given: Omit<Sending, "settle">): Promise<any> {
     this.#add(given.bytes.length - given.sent);
     return new Promise((settle) => this.#sends.push({ ...given, settle }));
   }
 
-  /** Goes on as far as `write` takes the bytes (of them `length` from `from` on); throws what it throws. */
+  /** Sends with `write` (`length` bytes, starting at `from`) until it has no room; throws what it throws. */
   flush(write: (bytes: Uint8Array, from: number, length: number) => number): void {
     if (this.#to > 0) {
       const sent = write(this.#gathered!, this.#from, this.#to - this.#from);
@@ -219,16 +219,16 @@ export class Outbox {
       this.#forget(sent);
       if (head.sent < (head.all ? head.bytes.length : 1)) return;
       this.#sends.shift();
-      this.#forget(head.bytes.length - head.sent); // what a `send` has not taken does not wait here
+      this.#forget(head.bytes.length - head.sent); // the caller of a `send` keeps the rest
       head.settle(head.all ? undefined : head.sent);
     }
   }
 
-  /** Rejects the first send that `isOver` finds, if any, and all behind it: the stream has a hole now. */
+  /** Rejects the first send that matches `isOver`, if any, and all after it: the stream has a gap now. */
   failFrom(isOver: (sending: Sending) => boolean, error: (sent: number) => unknown): boolean {
     const at = this.#sends.findIndex(isOver);
     if (at < 0) return false;
-    let unsent: unknown; // one error for all of which nothing has gone: many may wait
+    let unsent: unknown; // one error for all sends that have not begun: many may wait
     for (const sending of this.#sends.splice(at)) {
       this.#forget(sending.bytes.length - sending.sent);
       const why = sending.sent > 0 ? error(sending.sent) : (unsent ??= error(0));

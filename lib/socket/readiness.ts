@@ -1,6 +1,5 @@
-// The one way to wait. A socket that cannot go on is asked what it could do (`poll`), and when it
-// can do nothing yet, one waits until it has changed and asks again. `waitReadable`, `accept`,
-// `recvFrom` and `select` are that loop.
+// A loop that waits: it tries a call, and while that cannot go on yet, waits until the socket has
+// changed and tries again. `waitReadable`, `accept`, `recvFrom` and `select` use it.
 
 /** Bits of `poll()`, with the values they have in poll(2) on Linux. */
 export const POLLIN = 1; // recv or accept would not wait: data, EOF, an error, a connection
@@ -9,11 +8,11 @@ export const POLLERR = 8; // the connection broke
 export const POLLNVAL = 32; // closed on our side
 
 export interface WaitOptions {
-  /** Ends the wait, which rejects with its reason. Nothing that was received is lost. */
+  /** Ends the wait: the call rejects with the signal's reason. Nothing that was received is lost. */
   signal?: AbortSignal;
 }
 
-/** Something that changes, and those who wait for it to: one promise serves them all. `anyChange` is told, too. */
+/** A change that calls can wait for: one promise serves them all. `tell` also tells `anyChange`. */
 export class Change {
   #next: PromiseWithResolvers<void> | null = null;
 
@@ -31,8 +30,8 @@ export class Change {
 }
 
 /**
- * Calls `act` when the signal aborts (at once if it has aborted already), until it is disposed of. (`node:events`
- * has the same, but loading it would take every script a millisecond more to start.)
+ * Calls `act` when the signal aborts (at once if it has aborted already); disposing of the result ends that.
+ * (`node:events` has the same, but loading it makes every script start a millisecond later.)
  */
 export function onAbort(signal: AbortSignal, act: () => void): Disposable {
   if (signal.aborted) act();
@@ -44,9 +43,9 @@ export function onAbort(signal: AbortSignal, act: () => void): Disposable {
 export const anyChange = new Change();
 
 /**
- * A blocking call: a non-blocking one, `attempt`, and a wait for a change as long as it gives null.
- * Rejects with the signal's reason and with what `attempt` throws. (Time limits are for `attempt`, and
- * for an `Alarm` that tells the change.)
+ * A blocking call: calls the non-blocking `attempt`, and as long as that gives null, waits for a change
+ * and calls it again. Rejects with the signal's reason or with what `attempt` throws. (`attempt` has to
+ * check time limits, and a timer has to tell the change.)
  */
 export async function retry<T>(
   change: Pick<Change, "wait" | "tell">,

@@ -1,6 +1,6 @@
-// The receiving side of a connection: recv and what else takes bytes out of the inbox, and flow control.
-// What the two sides share (what a connection remembers, how it waits) is here, too; `connection.ts`
-// adds sending and the ends.
+// The receiving side of a connection: recv, the other calls that empty the inbox, and flow control. What
+// both sides share (the connection's state, how calls wait) is here, too; `connection.ts` adds sending and
+// closing.
 
 import type { Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
@@ -11,12 +11,12 @@ import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.
 import { readableSide } from "./streams.ts";
 import { atTurnsEnd, done, hasTurned, isTooMany } from "./turn.ts";
 
-/** Received bytes held for a socket that nobody reads. One read of Bun (512 KiB) may come on top. */
+/** The most bytes held while no call takes them. One more read of Bun (512 KiB) may be added. */
 const INBOX_LIMIT = 64 * 1024;
 
 const EOF = Buffer.alloc(0);
 
-// What a connection remembers, as bits, and what each event does to them (+ sets, - clears):
+// The state of a connection, as bits, and what each event does to them (+ sets, - clears):
 //
 //                        recv  recv  pau-  full  send  fin  gone  bro-  sent    torn  watched
 //                        ended shut  sed         shut  due        ken   lately
@@ -40,31 +40,31 @@ const EOF = Buffer.alloc(0);
 export const RECV_ENDED = 1; // nothing more will come
 export const RECV_SHUT = 2; // we have shut down receiving
 export const PAUSED = 4; // Bun is not reading
-export const FULL = 8; // the kernel had no room for all we wrote, and has not said since that it has
-export const SEND_SHUT = 16; // sending is EPIPE
-export const FIN_DUE = 32; // the FIN waits its turn behind the outbox
-export const GONE = 64; // Bun has let go of the descriptor
-export const BROKEN = 128; // the peer reset the connection, or stopped answering
+export const FULL = 8; // the kernel did not take all we wrote, and has not reported room since
+export const SEND_SHUT = 16; // sending fails: EPIPE
+export const FIN_DUE = 32; // FIN is to be sent after the outbox
+export const GONE = 64; // Bun has closed the descriptor
+export const BROKEN = 128; // the peer reset the connection, or a timeout ended it
 export const SENT_LATELY = 256; // something was written in this turn: what follows is gathered
 export const TORN = 512; // a send was given up: the peer must not see a clean end
-export const WATCHED = 1024; // one of the crowd
+export const WATCHED = 1024; // `setIdleTimeout` was called
 
-/** A Bun socket, and what it belongs to: until `open` to whoever made it, from then on to a Socket. */
+/** A Bun socket, and its `data`: until `open`, the object that made it; from then on, its Socket. */
 export type Handle = Bun.Socket<HandleData>;
 export type HandleData = { opened(handle: Handle): void } | Receiving;
 
-/** What most connections never need; made when one does, so that an idle one stays small. */
+/** What most connections never need: made on first use, so that others stay small. */
 export class Rare {
   readonly change = new Change();
   readonly outbox = new Outbox();
   timeout = Infinity;
   recvDeadline = Infinity;
   readonly alarm: Alarm;
-  /** The signal that we listen to, and whether the waiting receiver was given it. */
+  /** The signal that we listen to, and whether the receive that waits may end by it. */
   signal: AbortSignal | undefined;
   abortable = false;
   onAbort = () => {};
-  /** After a `close` that could not hand everything over: what still sends, and until when. */
+  /** After a `close` with bytes unsent: the handle that still sends, and until when. */
   lingering: Handle | null = null;
   lingerDeadline = Infinity;
   over: PromiseWithResolvers<void> | undefined;
@@ -80,11 +80,11 @@ export class Rare {
   }
 }
 
-/** Bytes that are of use only together: a message, or just so many. */
+/** Bytes to be received only together: a message, or a fixed number. */
 export interface Whole<T> {
-  /** Takes it out of what has come; null: it is not there yet. */
+  /** Takes the whole out of the inbox; null if it is not there yet. */
   take(inbox: Inbox): T | null;
-  /** What is given at EOF. An end within it is `EINCOMPLETE`. */
+  /** What is given at EOF. EOF in the middle is `EINCOMPLETE`. */
   end: T;
   /** How many bytes it has, at most. */
   most: number;
@@ -96,7 +96,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   protected _failure: SocketError | null = null;
   protected _rare: Rare | null = null;
   #bytesReceived = 0;
-  #inbox: Inbox | null = null; // null rather than empty
+  #inbox: Inbox | null = null; // null when empty
   // The waiting receiver, if any, and how much it takes.
   #resolve: ((given: any) => void) | null = null;
   #most = 0;
@@ -116,13 +116,13 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   /**
    * Waits for bytes and gives 1 to `maxBytes` of them; an empty Buffer is EOF: the peer will send
-   * no more. A chunk is not a message: TCP keeps the order, not the cuts. Python's `recv`, recv(2).
+   * no more. A chunk is not a message: TCP keeps no message boundaries. Python's `recv`, recv(2).
    *
-   * Over TLS, too, EOF is whatever ends the stream: TLS's own close_notify, or just a FIN, which anybody
-   * between the two could have sent. A message that says how long it is (`framing.ts`) cannot be cut unseen.
+   * Over TLS, EOF is either TLS's own close_notify or just a FIN, which an attacker on the network could
+   * have sent. A message with its length in front (`framing.ts`) cannot be cut off unnoticed.
    *
-   * The Buffer is the caller's own, and uncopied: a small one that is kept for long keeps the whole
-   * read that it came in (up to 512 KiB), unless it is copied.
+   * The Buffer is uncopied and belongs to the caller: a small one that is kept for long keeps the memory
+   * of its whole read (up to 512 KiB), unless the caller copies it.
    *
    * Rejects with `ECONNRESET`, `ETIMEDOUT` (see `setTimeout`), `EBUSY` (another call is receiving), and
    * `EPROTO` (a TLS record was tampered with, or the peer has refused our certificate).
@@ -147,15 +147,15 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     return whole;
   }
 
-  /** @internal Waits until the bytes that have come make a whole, and gives that. */
+  /** @internal Waits until a whole message has come, and gives it. */
   recvMessage<T>(whole: Whole<T>, options?: WaitOptions): Promise<T> {
     return this.#receive(whole.most, options?.signal, whole);
   }
 
-  /** What is there now, up to `maxBytes`; null when nothing is yet, an empty Buffer at EOF. */
+  /** Gives up to `maxBytes` that have come; null when none have yet, an empty Buffer at EOF. */
   tryRecv(maxBytes: number): Buffer | null {
     const most = checkCount("maxBytes", maxBytes, 1);
-    return this.#resolve !== null ? null : this.#take(most); // what comes is for the one that waits
+    return this.#resolve !== null ? null : this.#take(most); // what comes is for the call that waits
   }
 
   /** Resolves when `tryRecv` would not return null: data, EOF or an error. */
@@ -163,7 +163,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     return this._waitFor(POLLIN, "recv", options);
   }
 
-  /** Gives bytes back that were received too far ahead: the next `recv` gives them again, first. */
+  /** Puts received bytes back: the next `recv` gives them again, before any others. */
   unrecv(bytes: Buffer): void {
     if (this._handle === null || this._bits & RECV_SHUT || bytes.length === 0) return;
     const rest = this.#inbox;
@@ -173,7 +173,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this._changed();
   }
 
-  /** The chunks as they come, until EOF. Breaking out closes nothing and loses nothing. */
+  /** The chunks as they come, until EOF. Leaving the loop closes and loses nothing. */
   [Symbol.asyncIterator](): AsyncIterator<Buffer, undefined> {
     return { next: () => this.recv(CHUNK).then(toResult) };
   }
@@ -253,7 +253,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     hasTurned();
     this._bits &= ~SENT_LATELY;
     this.#bytesReceived += chunk.length;
-    if (this._bits & RECV_ENDED) return; // by our own will: it is dropped
+    if (this._bits & RECV_ENDED) return; // we ended receiving: it is dropped
     const goesStraight = this.#inbox === null && this.#whole === null;
     if (goesStraight && this.#resolve !== null && chunk.length <= this.#most) {
       this.#deliver(chunk); // uncopied
@@ -289,7 +289,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#deliver(this.#resolve && rejection(reason));
   }
 
-  /** Flow control: Bun reads while the inbox is below the limit, or somebody waits for more. */
+  /** Flow control: pauses Bun while this inbox, or all connections together, hold too much. */
   protected _flow(): void {
     const bits = this._bits;
     if (bits & GONE) return;
@@ -303,7 +303,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     else (this._handle ?? this._rare?.lingering)?.resume();
   }
 
-  // How much may wait: what nobody wants yet, or a whole that somebody waits for.
+  // How much the inbox may hold: more while a call waits for a longer message.
   #limit(): number {
     return this.#whole === null ? INBOX_LIMIT : Math.max(INBOX_LIMIT, this.#whole.most);
   }
@@ -317,8 +317,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#inbox = null;
   }
 
-  // A deadline and a signal for the waiting receiver. One timer and one listener serve the socket
-  // from call to call: arming them for every message would cost more than the message.
+  // A deadline and a signal for the receive that waits. All calls on the socket share one timer and one
+  // listener: arming them for every message would cost more than the message.
   #limitReceive(signal: AbortSignal | undefined): void {
     const rare = this._needRare();
     rare.recvDeadline = performance.now() + rare.timeout;
@@ -333,7 +333,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     signal.addEventListener("abort", rare.onAbort);
   }
 
-  // What has begun to come has to be whole within the idle timeout, however many bytes move.
+  // A message that has begun must be complete within the idle timeout, even if bytes move.
   #limitWhole(): void {
     const rare = this._needRare();
     rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + this._idleTimeout);

@@ -9,13 +9,13 @@ import { Change, POLLERR, POLLIN, POLLNVAL, onAbort, retry } from "./readiness.t
 import { checkTls, rawHandlers, type Secrets, secure, type UnderWay } from "./tls.ts";
 import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
-/** What one turn of the loop can bring: as many wait in the kernel's queue. */
+/** How many connections one turn of the loop can bring: the kernel's queue is as long. */
 const ONE_TURN = 512;
 
-/** The last descriptors of the process are for no connection: with none left, Bun would try for ever. */
+/** Descriptors that no connection gets: with none left, Bun would try to accept for ever. */
 const RESERVE = 16;
 
-/** How long TLS handshakes have, in ms, before their number is limited. */
+/** After how many ms the number of TLS handshakes is limited. */
 const GRACE_MS = 1_000;
 
 /** A listening socket. It carries no data: each `accept()` gives a new `Socket` that does. */
@@ -23,16 +23,16 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   /** Where it listens, with the real port when 0 was asked for: Python's `getsockname()`. */
   readonly address: Address;
   /**
-   * Told when connections are refused because there is no descriptor for them; once, until there is.
-   * And of each TLS handshake that failed, with a `SocketError`.
+   * Called when connections are refused because no descriptor is left: once, until one is accepted
+   * again. Also called for each TLS handshake that failed, with a `SocketError`.
    */
   onRefused: (why: unknown) => void = console.error;
   readonly #listener: Bun.SocketListener<HandleData>;
   readonly #backlog: number;
   readonly #change = new Change();
   #queue: Socket[] = [];
-  #isTaking = false; // since the last look at the backlog, somebody has taken a connection
-  #overfull = false; // in this turn of the loop
+  #isTaking = false; // a connection was taken since the last check of the backlog
+  #overfull = false; // checked in this turn of the loop
   #lastDescriptor = Infinity;
   #refusing = false;
   #closed = false;
@@ -75,7 +75,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
    */
   async accept(options?: WaitOptions): Promise<Socket> {
     options?.signal?.throwIfAborted();
-    // Those that wait are taken at once: they are no more than one turn brings.
+    // Not counted as in `turn.ts`: only a turn of the loop can refill the queue.
     return this.#next() ?? retry(this.#change, () => this.#next(), options);
   }
 
@@ -93,7 +93,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     await retry(this.#change, ready, options);
   }
 
-  /** The connections as they come, until the server is closed. Breaking out closes nothing. */
+  /** The connections as they come, until the server is closed. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterator<Socket, undefined> {
     const ended = (error: unknown): IteratorResult<Socket, undefined> => {
       if (!this.#closed) throw error;
@@ -103,8 +103,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   }
 
   /**
-   * Stops listening. Accepted connections live on; those that nobody accepted are reset, as the
-   * kernel does it. A waiting `accept` rejects with `EBADF`. Twice is fine.
+   * Stops listening. Accepted connections stay open; those not accepted yet are reset, as by the
+   * kernel. A waiting `accept` rejects with `EBADF`. Closing twice is fine.
    */
   close(): void {
     if (this.#closed) return;
@@ -120,7 +120,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.close();
   }
 
-  /** What would not have to wait, as bits: poll(2) on this one socket, right now. */
+  /** The calls that would not have to wait, as bits: poll(2) on this socket. */
   poll(): number {
     if (this.#closed) return POLLNVAL;
     // A connection that its peer has reset is not worth accepting.
@@ -138,7 +138,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     if (this.#tls === undefined) return this.#ready(handle);
     const { remoteAddress = "", remotePort: port, localAddress } = handle;
     const host = asWritten(remoteAddress, "", localAddress);
-    const peer = host === "" ? this.address : { host, port }; // it has gone, or never had one
+    const peer = host === "" ? this.address : { host, port }; // the peer has gone, or is a Unix socket
     secure(handle, this.#tls, this.#handshakes, {
       opened: (secured) => this.#ready(secured),
       failed: (cause) => this.onRefused(systemError(cause, "accept", peer)),
@@ -146,7 +146,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#sweep ??= setTimeout(() => this.#limitHandshakes(), GRACE_MS).unref();
   }
 
-  // A burst has its time. Those that are still here then are limited: they may have no end in mind.
+  // Handshakes of a burst have had `GRACE_MS`. Now their number is limited: some may never finish.
   #limitHandshakes(): void {
     const most = Math.max(0, this.#backlog - this.#queue.length);
     for (const callOff of [...this.#handshakes].slice(most)) callOff();
@@ -164,7 +164,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     this.#change.tell();
   }
 
-  // The non-blocking core: null while nobody waits.
+  // The non-blocking core: null while no connection waits.
   #next(): Socket | null {
     if (this.poll() & POLLNVAL) throw this.#closedError();
     const conn = this.#queue.shift() ?? null;
@@ -172,8 +172,8 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     return conn;
   }
 
-  // A burst is here before the server has had its turn: it has until the next one to take all of it.
-  // Of what is still here then, it may keep one more burst while it takes some each turn.
+  // A burst comes before the server can run, so the queue is cut only in the next turn: to the backlog,
+  // or to `ONE_TURN` more if the server has taken a connection since the last check.
   #limit(): void {
     if (this.#overfull) return;
     this.#queue = this.#queue.filter((conn) => !isBroken(conn));

@@ -3,7 +3,7 @@
 
 import { CHUNK } from "./queues.ts";
 
-/** What the streams call of a connection. */
+/** The methods that the streams call. */
 interface Connection {
   recv(maxBytes: number, options: { signal: AbortSignal }): Promise<Buffer>;
   sendAll(data: Uint8Array): Promise<void>;
@@ -11,7 +11,7 @@ interface Connection {
   reset(): void;
 }
 
-/** What `conn.readable` is. */
+/** Makes `conn.readable`. */
 export function readableSide(conn: Pick<Connection, "recv">): ReadableStream<Uint8Array> {
   const cancelled = new AbortController();
   const source = {
@@ -26,7 +26,7 @@ export function readableSide(conn: Pick<Connection, "recv">): ReadableStream<Uin
   return new ReadableStream(source, { highWaterMark: 0 });
 }
 
-/** What `conn.writable` is. */
+/** Makes `conn.writable`. */
 export function writableSide(conn: Connection): WritableStream<Uint8Array> {
   return new WritableStream<Uint8Array>({
     // Not in abort(): it is called after the write under way has ended, which may be never.

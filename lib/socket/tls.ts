@@ -57,8 +57,9 @@ const FIELDS = {
 };
 
 /**
- * Checks the options and converts them for Bun. Throws a `TypeError` for missing, empty or unknown options, with
- * which Bun would connect without TLS. Throws a `SocketError` for what is no PEM, or a key of another certificate.
+ * Checks the options and converts them for Bun. Throws a `TypeError` for missing, empty or unknown options:
+ * with those, Bun would connect without TLS. Throws a `SocketError` for text that is not PEM, or a key of
+ * another certificate.
  */
 export function checkTls(side: "listen" | "connect", tls: unknown, address: Address): Secrets {
   const isServer = side === "listen";
@@ -74,7 +75,7 @@ export function checkTls(side: "listen" | "connect", tls: unknown, address: Addr
   const name = isPath(address.host) ? "localhost" : address.host.replace(/%.*$/, "");
   const { ca, clientCa, serverName = name } = given;
   const own = isServer ? { ca: clientCa, requestCert: clientCa !== undefined } : { ca, serverName };
-  // The rest is read from the caller's object, each time: the certificate may have been renewed.
+  // Each handshake reads the rest from the caller's object: the certificate may have been renewed.
   const checked = { ...own, isServer, rejectUnauthorized: true };
   const secrets = Object.assign(Object.create(given), checked);
   try {
@@ -98,10 +99,10 @@ function checkField(known: string[], name: string, value: unknown): void {
 
 // ---- the handshake
 
-/** What a TLS handle belongs to until there is a Socket: is told how the handshake ends. */
+/** The `data` of a TLS handle until there is a Socket: called when the handshake ends. */
 type Handshake = (success: boolean, cause: unknown) => void;
 
-/** Does the TLS handshake on a connection. While it is under way, the function that cancels it is in `underWay`. */
+/** Does the TLS handshake on a connection. Until it ends, `underWay` has the function that cancels it. */
 export function secure(plain: Handle, tls: Secrets, underWay: UnderWay, hears: Hears) {
   let handle = plain;
   const end = (tell: () => void) => {
@@ -133,13 +134,13 @@ export function secure(plain: Handle, tls: Secrets, underWay: UnderWay, hears: H
   }
 }
 
-/** @internal The handlers of the TCP socket below TLS, whose encrypted data is none of ours. */
+/** @internal The handlers of the TCP socket below TLS. Bun itself reads its encrypted data. */
 export const rawHandlers: Bun.SocketHandler<HandleData> = {
   open: Socket.handlers.open,
   drain() {},
 };
 
-// The handlers of the TLS socket: those of any other once there is a Socket.
+// The handlers of the TLS socket: once there is a Socket, the usual ones.
 const handlers: Bun.SocketHandler<HandleData> = {
   ...Socket.handlers,
   open() {},
@@ -176,8 +177,8 @@ function explained(cause: any) {
 
 // ---- the end
 
-// close(2) for TLS: sends close_notify and FIN. Bun may still hold data that the kernel had no room for, and its own
-// `end` would keep that for ever if the peer does not read.
+// close(2) for TLS: sends close_notify and FIN. Bun may still hold data that the kernel had no room for.
+// Bun's own `end` would keep that data for ever if the peer does not read.
 function endSecured(this: Handle): number {
   this.shutdown();
   return this.write("") === 0 ? UNSENT : Object.getPrototypeOf(this).end.call(this);

@@ -1,12 +1,12 @@
 // Turns of the event loop. Awaiting a promise that is already resolved does not let the loop turn: a program
 // that awaits only such promises blocks timers, signals and all other connections. So calls that return
-// without waiting are counted, and after `MANY` of them one has to wait for the next turn.
+// without waiting are counted, and after `MANY` of them a call waits for the next turn.
 //
 // Tasks for the end of a turn, such as sending what was gathered, run here too.
 
-/** So many calls in a row may return without waiting. */
+/** How many calls in a row may return without waiting. */
 const MANY = 256;
-/** So many bytes count as one more call. */
+/** How many bytes count as one more call. */
 const BYTES = 4096;
 
 let calls = 0;
@@ -14,7 +14,7 @@ let tasks: (() => void)[] = [];
 let next: Promise<void> | null = null;
 const NOW: Promise<void> = Promise.resolve();
 
-/** Counts a call that need not wait, and its bytes. Gives true if it has to wait for the next turn all the same. */
+/** Counts a call that need not wait, and its bytes. True if it has to wait for the next turn anyway. */
 export function isTooMany(bytes = 0): boolean {
   return (calls += 1 + bytes / BYTES) > MANY;
 }

@@ -1,5 +1,5 @@
 // The files of Unix-domain sockets, unix(7). A process that is killed leaves its file behind, and then
-// nobody can listen at that path. A stale file is recognised by connecting: it refuses. A server that is
+// no server can listen at that path. A file is stale if connecting to it is refused. A server that is
 // alive would see that connection, so Linux's list of Unix sockets, proc_pid_net(5), is read first.
 // `listen` is synchronous and connecting is not, so a child process connects.
 
@@ -10,9 +10,9 @@ import { lockName } from "./lock.ts";
 export { resolve as absolute } from "node:path";
 
 /**
- * Removes a stale socket file, if there is one at `path`, so that one can listen there. If several
- * processes find it, only the lock holder removes it: the lock is what this gives, to be kept until
- * the caller listens. The others get `EADDRINUSE`.
+ * Removes a stale socket file, if there is one at `path`, so that a server can listen there. If several
+ * processes find the file, only the lock holder removes it. Returns the lock, which the caller has to
+ * keep until it listens. The others get `EADDRINUSE`.
  */
 export function takeOver(path: string): Disposable | null {
   if (!existsSync(path) || !statSync(path).isSocket()) return null;
@@ -42,7 +42,7 @@ export function removing(path: string, stop: () => void): () => void {
       stop();
       renameSync(aside, path);
     } catch {
-      stop(); // nothing has that name, or it is not ours to move, and so not ours to remove
+      stop(); // there is no file, or we may not move it, and so may not remove it
     }
   };
 }

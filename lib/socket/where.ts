@@ -32,7 +32,7 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
   /**
    * Speaks TLS: a connection can be accepted when its handshake is done, within 10 s. Handshakes that
    * take longer than a second count in `backlog`. To renew the certificate, put another `cert` and
-   * `key` into this object: they count from the next handshake on.
+   * `key` into this object: the next handshake uses them.
    */
   tls?: ServerTls;
   /** Closes the server. */
@@ -41,7 +41,7 @@ export type ListenOptions = (HostAndPort | SocketFile) & {
 
 export type ConnectOptions = (HostAndPort | SocketFile) & {
   /**
-   * Milliseconds until `connect` rejects with `ETIMEDOUT`; looking up the name counts.
+   * Milliseconds until `connect` rejects with `ETIMEDOUT`; includes the name's lookup.
    * Default: the system's, about two minutes.
    */
   timeout?: number;
@@ -67,7 +67,7 @@ export function checkAddress(options: HostAndPort | SocketFile, minPort: 0 | 1):
   return { host: unixFiles().absolute(checkText("path", options.path)), port: 0 };
 }
 
-/** An address with the default in the place of what was left out. */
+/** The checked address, with the default host if none is given. */
 export function checkHost({ host = "127.0.0.1", port }: HostAndPort, minPort: 0 | 1): Address {
   const bare = checkText("host", host).replace(/^\[(.*:.*)\]$/, "$1"); // [::1], as in a URL
   return { host: bare, port: checkCount("port", port, minPort, 65_535) };
@@ -78,7 +78,7 @@ export function isLocal(host: string): boolean {
   return host.toLowerCase() === "localhost";
 }
 
-/** An error of Bun as a `SocketError`, with the code for what Bun does not tell apart: `ENOTFOUND`, `EMFILE`. */
+/** Bun's error as a `SocketError`, with codes that Bun does not give: `ENOTFOUND`, `EMFILE`, `ENFILE`. */
 export function systemError(cause: unknown, syscall: Syscall, address: Address): SocketError {
   const { code: told, syscall: failed } = cause as { code?: string; syscall?: string };
   const code = told === undefined || failed === "getaddrinfo" ? "ENOTFOUND" : told;
@@ -86,7 +86,7 @@ export function systemError(cause: unknown, syscall: Syscall, address: Address):
   return new SocketError((vague && outOfDescriptors()) || code, syscall, address, { cause });
 }
 
-// Without a free descriptor, Bun reports a refused connection or an unknown name. So one is opened to see.
+// Without a free descriptor, Bun reports a refused connection or an unknown name. So try to open one.
 function outOfDescriptors(): string | undefined {
   const { closeSync, openSync } = require("node:fs") as typeof import("node:fs");
   try {

@@ -1,4 +1,4 @@
-// What is sent, received and thrown, as text that fits a line and that no terminal takes for a command.
+// Shows what is sent, received and thrown, as one line of text that cannot control the terminal.
 
 /** Whatever was thrown, in one line. */
 export function reason(thrown: any): string {

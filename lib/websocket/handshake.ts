@@ -1,5 +1,5 @@
-// The opening handshake, RFC 6455, section 4: a request of HTTP/1.1 and its answer. After that, the
-// connection speaks HTTP no more.
+// The opening handshake, RFC 6455, section 4: an HTTP/1.1 request and its answer. After that, the
+// connection no longer speaks HTTP.
 
 import type { SocketError } from "../errors.ts";
 import { delimited, messages } from "../framing.ts";
@@ -96,7 +96,7 @@ function holds(head: string, name: string, word: string): boolean {
   return words.some((other) => other.trim() === word);
 }
 
-/** Receives and drops what still comes, for a moment: closing with unread data would reset the connection. */
+/** Receives and drops what still comes, for up to 1 s: a close with unread data would send a reset. */
 export async function drain(conn: Socket): Promise<void> {
   const signal = AbortSignal.timeout(DRAIN_MS);
   while ((await conn.recv(65_536, { signal }).catch(() => "")).length > 0);
