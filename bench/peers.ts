@@ -117,7 +117,7 @@ const node100 = (name: string, ...way: string[]): Peer => ({
   run: ["node", source("messages.mjs"), ...way],
 });
 
-/** Servers that send back messages of 100 bytes; the first writes each by itself. */
+/** Servers that send back messages of 100 bytes. The first one uses a write for each message. */
 export const messagePeers = (built: string): Peer[] => [
   bun100("bare, each by itself", "each"),
   bun100("bare, all of a turn together", "turn"),

@@ -99,8 +99,8 @@ interface Load {
   size: number;
   rate?: number; // messages a second; without it, each is sent when the reply to the one before has come
   idle?: number; // idle connections beside these
-  pipeline?: number; // messages under way on a connection; 1 unless told
-  program?: string; // which sends it; echo-bench unless told
+  pipeline?: number; // messages under way on a connection; default 1
+  program?: string; // the program that makes the load; default echo-bench
   warmUp?: number; // seconds
   tls?: boolean;
 }
@@ -144,7 +144,7 @@ async function withServer<T>(
   }
 }
 
-// Goes on reading: a script whose output nobody reads ends.
+// Reads on after the port, because a script ends when nobody reads its output.
 function portOf(output: ReadableStream<Uint8Array>): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   const read = async () => {
@@ -179,7 +179,7 @@ async function openIdle(
   return conns;
 }
 
-// After that, just-in-time compilers have compiled what the load needs.
+// Long enough for just-in-time compilers to compile what the load needs.
 const WARM_UP_SECONDS = 0.5;
 
 async function echoBench(port: number, load: Load, seconds: number) {
@@ -388,7 +388,7 @@ const measurements: Record<string, () => Promise<void>> = {
     const servers = usable(udpPeers(built));
     for (const load of udpKinds) {
       const title = `datagrams, ${load.connections} under way x ${load.size} bytes`;
-      const kind = { ...load, program: "udp-load.ts", warmUp: 2 * WARM_UP_SECONDS }; // for one at a time
+      const kind = { ...load, program: "udp-load.ts", warmUp: 2 * WARM_UP_SECONDS }; // for 1 under way
       await compare(title, servers.map(under(kind)));
     }
   },

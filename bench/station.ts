@@ -13,7 +13,7 @@ export interface Stored {
   answers: number[];
 }
 
-/** Sends `rate` readings a second in all for so many seconds; with 0, what would be 100,000 a second, at once. */
+/** Sends `rate` readings a second in all, for `seconds` seconds. With 0: as many as for 100,000, but at full speed. */
 export async function report(port: number, rate: number, seconds: number): Promise<Stored> {
   const pieces = Math.round((seconds * 1000) / PIECE_MS);
   const size = Math.round(((rate || 100_000) / SENSORS / 1000) * PIECE_MS);

@@ -10,7 +10,7 @@ import { cli, clientFlags, fail, print } from "../lib/cli.ts";
 
 const { host, port, connections, size, seconds } = cli(help, {
   ...clientFlags(4000),
-  connections: { type: "count", default: 1, min: 1, max: 64, about: "datagrams under way" }, // a kernel holds 92
+  connections: { type: "count", default: 1, min: 1, max: 64, about: "datagrams under way" }, // a kernel buffers 92
   size: { type: "count", default: 100, min: 1, max: 1000, about: "bytes of each" },
   seconds: { type: "seconds", default: 5, min: 0.1, about: "how long" },
   rate: { type: "count", default: 0, min: 0, max: 0, about: "as echo-bench has it: none here" },
@@ -19,12 +19,12 @@ const { host, port, connections, size, seconds } = cli(help, {
 const PATIENCE_MS = 200;
 
 const block = Buffer.alloc(size, "x");
-const begun: number[] = []; // when each that is under way was sent
+const begun: number[] = []; // when each datagram under way was sent
 const times: number[] = []; // ms
 let lost = 0;
 let sending = true;
 
-// On bare callbacks, as the load is to cost less than what it measures.
+// On bare callbacks, so that the load costs less than what it measures.
 const socket = await Bun.udpSocket({
   connect: { hostname: host, port },
   socket: {
@@ -43,7 +43,7 @@ function send(): void {
 }
 
 for (let i = 0; i < connections; i++) send();
-// What is not back by now is lost: another takes its place.
+// A datagram that is not back after `PATIENCE_MS` counts as lost, and another one is sent.
 const watch = setInterval(() => {
   while (begun[0]! < performance.now() - PATIENCE_MS) {
     begun.shift();

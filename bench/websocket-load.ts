@@ -51,4 +51,4 @@ const at = (share: number) => times[Math.floor(share * (times.length - 1))]!;
 const messagesPerSecond = (times.length * 1000) / elapsed;
 const result = { messages: times.length, messagesPerSecond, ms: { p50: at(0.5), p99: at(0.99) } };
 await print(JSON.stringify(result));
-process.exit(0); // the server need not hear goodbye
+process.exit(0); // without a closing handshake

@@ -1,4 +1,4 @@
-// What is promised holds also where packets are late, lost, repeated and overtaken by others.
+// The promises also hold on a network where packets are late, lost, repeated and reordered.
 
 import { expect, setDefaultTimeout } from "bun:test";
 
@@ -13,7 +13,7 @@ testBadNetwork("the kit, connected, and accepted over TLS", async () => {
   await using run = new Process(bad.inside(kit));
   expect(await run.exit(), `${run.stdout}${run.stderr}`).toBe(0);
   expect(run.stdout).toEndWith("all checks passed\n");
-  // And it was such a network: TCP has sent some again, and received some in another order.
+  // The network was really a bad one: TCP has sent segments again, and received some out of order.
   await using counters = new Process(bad.inside(["cat", "/proc/net/snmp", "/proc/net/netstat"]));
   await counters.exit();
   expect(counterOf(counters.stdout, "RetransSegs")).toBeGreaterThan(20);

@@ -1,7 +1,7 @@
 // A network that delays, loses, repeats and reorders packets. `tc netem` would do it in the kernel, but many kernels
-// are built without it. So it is a program here, which holds an interface (TUN) in a network namespace: each packet
-// to 10.99.0.2 comes back on it as one that 10.99.0.2 has sent to 10.99.0.1. Who connects to the one reaches
-// whoever listens on the other.
+// are built without it. So it is a program here, with a TUN interface in a network namespace: each packet
+// from 10.99.0.1 to 10.99.0.2 comes back as a packet from 10.99.0.2 to 10.99.0.1. A client that connects to
+// 10.99.0.2 reaches the server that listens on 10.99.0.1.
 //
 // `bun run bad-network COMMAND` runs a command in it; it needs root, ip of iproute2, python3 and /dev/net/tun.
 
@@ -13,7 +13,7 @@ import { Network, type Process, testNetwork } from "./helpers.ts";
 /** Where to listen, and where to connect to. */
 export const [HERE, THERE] = ["10.99.0.1", "10.99.0.2"];
 
-/** How many of the packets are lost, and how many come twice; each takes up to so many seconds, and may overtake others. */
+/** The share of packets that are lost, the share that come twice, and the longest delay in seconds. */
 const [LOST, TWICE, DELAY] = [0.02, 0.01, 0.004];
 
 const MIRROR = `
@@ -28,9 +28,9 @@ while True:
     wait = max(0, late[0][0] - time.monotonic()) if late else None
     if select.select([tun], [], [], wait)[0]:
         packet = os.read(tun, 65536)
-        # Source and destination change places, which leaves all checksums as they are.
+        # Source and destination are swapped, which leaves all checksums as they are.
         packet = packet[:12] + packet[16:20] + packet[12:16] + packet[20:]
-        # Of those without data none is lost: TCP sends a SYN again after a second only, and a reset never.
+        # A packet without data is never lost: TCP sends a SYN again only after a second, and a reset never.
         hasData = packet[9] != 6 or len(packet) > 20 + (packet[32] >> 4) * 4
         if not hasData or random.random() >= lost: put(packet)
         if random.random() < twice: put(packet)
@@ -51,12 +51,12 @@ export class BadNetwork implements AsyncDisposable {
     await bad.#mirror.until(/up\n/);
     bad.#network.ip("link", "set", "mirror", "mtu", "9000", "up");
     bad.#network.ip("addr", "add", `${HERE}/32`, "dev", "mirror");
-    // What is lost is sent again after 10 ms, not 200: that changes nothing but the time it takes.
+    // TCP sends a lost segment again after 10 ms instead of 200 ms. That only makes the tests shorter.
     bad.#network.ip("route", "add", THERE, "dev", "mirror", "src", HERE, "rto_min", "10ms");
     return bad;
   }
 
-  /** What makes a command run in it. */
+  /** The command line that runs a command in this network. */
   inside(command: string[]): string[] {
     return this.#network.inside(command);
   }

@@ -1,5 +1,5 @@
 // haproxy.cfg: a balancer in front of three echo servers, which die and are restarted under load, and in front
-// of two weather stations; and what compose.yaml makes of it.
+// of two weather stations; and how compose.yaml uses it.
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 
@@ -31,7 +31,7 @@ function testBalancer(name: string, body: () => Promise<void>): void {
 const replica = (port = 0, ...args: string[]) =>
   script("echo-threaded-server", ["--port", `${port}`, "--threads=2", "--accept-proxy", ...args]);
 
-/** HAProxy as compose.yaml starts it, in front of three ports; and its own. */
+/** HAProxy as compose.yaml starts it, in front of three echo servers; and the port that it listens on. */
 async function balance(
   ports: number[],
   more: Record<string, string> = {},
@@ -130,7 +130,7 @@ const hasRedis = Bun.which("redis-server") !== null;
       await people[i]!.sendAll(`${name}\n`);
       for (let line; line !== `Welcome, ${name}`;) line = (await heard[i]!.next()).value;
     }
-    // Least connections first: two at each server.
+    // The balancer prefers the server with the fewest connections: two of the four are at each.
     await people[0]!.sendAll("hello\n");
     for (const person of heard.slice(1)) {
       for (let line; line !== "ann: hello";) line = (await person.next()).value;
@@ -164,14 +164,14 @@ testBalancer("each replica is restarted in turn under load, and no message is lo
     const [, times] = bench.stdout.match(
       /^connected again (\d+) times: \d+ messages were sent again, 0 messages were lost$/m,
     )!;
-    expect(Number(times)).toBeGreaterThanOrEqual(60); // each of them, and some more than once
+    expect(Number(times)).toBeGreaterThanOrEqual(60); // each of the 60 connections, and some more than once
     expect(bench.stderr).not.toContain("warning");
   } finally {
     for (const process of [balancer, ...replicas]) await process[Symbol.asyncDispose]();
   }
 });
 
-/** Waits until a process has said something on stderr behind the first `before` characters. */
+/** Waits until a process has printed `text` on stderr, after the first `before` characters. */
 async function untilSaid(process: Process, before: number, text: string): Promise<void> {
   await process.until(new RegExp(`^[\\s\\S]{${before}}[\\s\\S]*${text}`), "stderr");
 }
@@ -201,7 +201,7 @@ async function twoStations(): Promise<void> {
   await one[Symbol.asyncDispose]();
   while ((await answer(0).catch(() => "")) !== "stored 1\n"); // the other one takes over
   expect(balancer.stderr).not.toContain("ALERT");
-  expect(one.stderr + two.stderr).toBe(""); // the balancer's checks are no sensors
+  expect(one.stderr + two.stderr).toBe(""); // no warning about the balancer's health checks
 }
 
 test("compose.yaml: its stations take what they are given", async () => {

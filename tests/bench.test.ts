@@ -72,7 +72,7 @@ describe("echo-bench", () => {
     ];
     await using bench = script("echo-bench", [...args, "--json"]);
     await using told = script("echo-bench", args);
-    // Each connection answers ten messages. Then one ends with three under way, and the next breaks.
+    // Each connection answers ten messages. Then, with more under way, two end with FIN and two with a reset.
     for (let i = 0; (bench.stdout === "" || told.stdout === "") && i < 1e6; i++) {
       const ended = Promise.all([bench.exit(), told.exit()]).then(() => null);
       const conn = await Promise.race([server.accept(), ended]);
@@ -170,8 +170,8 @@ describe("the benchmark", () => {
       expect(await bench.exit(), bench.stderr).toBe(0);
       const rows = (name: string) =>
         bench.stdout.split("\n").filter((line) => line.startsWith(`| ${name} |`));
-      // (Where the machine stalls, no reply may come in time: 0 messages/s. But without any, the CPU time for
-      // a message would be no number.)
+      // (On a machine that stalls, no reply may come in time: 0 messages/s is allowed. But without any
+      // message, the CPU time for a message would not be a number.)
       const measured = /^\|[^|]+\| \d+\.\d\d µs \| \S+ \| .* \| \d+ \| .* ms \| .* MiB \|$/;
       const pipelined = rows("bare, each by itself");
       expect(pipelined).toHaveLength(2);

@@ -1,4 +1,4 @@
-// chat-server: what people may send each other, people who are in the way, and several servers as one room.
+// chat-server: what people may send each other, people who hold others up, and several servers as one room.
 
 import { RedisClient } from "bun";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -22,7 +22,7 @@ setDefaultTimeout(3 * PATIENCE_MS);
 
 const chat = (...args: string[]) => script("chat-server", ["--port", "0", ...args]);
 
-/** Somebody at a keyboard: sees lines. */
+/** A person at a keyboard, who sees lines. */
 class Person implements Disposable {
   seen = "";
   readonly #decoder = new TextDecoder();
@@ -42,7 +42,7 @@ class Person implements Disposable {
     return this.conn.sendAll(`${line}\n`);
   }
 
-  /** Waits for this line, which has to be the next one. */
+  /** Checks that these are the next lines; waits for them. */
   async sees(...lines: string[]): Promise<void> {
     for (const line of lines) expect(await this.next()).toBe(line);
   }
@@ -141,12 +141,12 @@ describe("chat-server", () => {
     await bob.says(longest);
     await bob.sees(`Welcome, ${longest}`);
     await ann.sees(`* ${longest} joined`);
-    // The same letters, as another keyboard has them.
+    // The same name in another Unicode form (NFD), as some keyboards type it.
     using gan = await Person.at(port, "가나");
     using gan2 = await Person.at(port);
     await gan2.says("가나".normalize("NFD"));
     await gan2.sees("What is your name?");
-    // Two at once: one has it.
+    // Two people ask for the same name at once: only one gets it.
     using one = await Person.at(port);
     using two = await Person.at(port);
     await Promise.all([one.says("both"), two.says("both")]);
@@ -218,9 +218,9 @@ describe("chat-server", () => {
 });
 
 const LINES = 200_000;
-const line = (i: number) => `${i} ${"x".repeat(30)}`; // all of them are more than the kernel takes
+const line = (i: number) => `${i} ${"x".repeat(30)}`; // all lines together are more than the kernel buffers
 
-/** Says so many numbered lines as fast as they are taken; `said` is told how many that are so far. */
+/** Says `LINES` numbered lines as fast as the server takes them; calls `said` with the number so far. */
 async function flood(person: Person, said = (_: number) => {}): Promise<void> {
   for (let i = 0; i < LINES; i += 1000) {
     said(i);
@@ -238,7 +238,7 @@ describe("chat-server, when somebody is slow:", () => {
     await using server = chat();
     const port = await server.port();
     using ann = await Person.at(port, "ann");
-    // 320 KB a second, which is slower than the kernel's notice of room for more; after 3 s in haste.
+    // 320 KB a second: so slow that the kernel reports new room only rarely. After 3 s, at full speed.
     await using slow = python(
       `
 c = connect(sys.argv[1]); c.sendall(b"slow\\n"); began = time.time(); got = b""
@@ -296,7 +296,7 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     using ann = await Person.at(port, "a");
     const before = peakMemory(server.pid);
     using _deaf = await Person.at(port, "deaf");
-    let isThere = true; // until more than the kernel takes has been said
+    let isThere = true; // `deaf` is there until more has been said than the kernel buffers
     const flooding = (async () => {
       while (isThere) await ann.conn.sendAll("\n".repeat(10_000));
     })();
@@ -346,7 +346,7 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
           else if (next !== `ann: ${line(heard++)}`) throw new Error(`${next} at ${heard - 1}`);
         }
       })();
-      // Until the room waits: nothing is taken from ann, and bob hears nothing.
+      // Waits until the room has stopped: the server takes nothing from ann, and bob hears nothing.
       for (let [before, same] = [-1, 0]; heard === 0 || same < 15; before = said + heard) {
         same = said + heard === before ? same + 1 : 0;
         await Bun.sleep(20);
@@ -356,12 +356,12 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
       else {
         const before = heard;
         await late.says("/quit");
-        while (!hasLeft) await Bun.sleep(1); // before he has read anything
+        while (!hasLeft) await Bun.sleep(1); // bob sees that late has left, before late has read anything
         let count = 0;
         for (let next: string | null; (next = await late.next()) !== null; count++) {
           if (next !== `ann: ${line(count)}`) throw new Error(`${next} at ${count}`);
         }
-        expect(count).toBeGreaterThanOrEqual(before); // all that was said until then
+        expect(count).toBeGreaterThanOrEqual(before); // at least all that bob had heard by then
       }
       await Promise.all([hearing, flooding]);
       using carol = await Person.at(port, "carol"); // and the room goes on
@@ -386,10 +386,10 @@ print("all" if lines == [f"ann: {i} {'x' * 30}" for i in range(200000)] else f"{
     await bob.sees("* slow left");
     slow.type("read\n");
     const got = await slow.until(/^(\d+) lines\n/m);
-    expect(Number(got[1])).toBe(lines + 3); // the question, his welcome, and that bob has joined
+    expect(Number(got[1])).toBe(lines + 3); // 3 more: the question, the welcome, and that bob has joined
   });
 
-  /** Somebody who says this, and then reads nothing until he is told to. */
+  /** A person who says this, and then reads nothing before the command `read`. */
   const deaf = (port: number, says = "") =>
     python(
       `
@@ -401,7 +401,7 @@ for line in sys.stdin:
       port,
     );
 
-  /** How much the kernel takes for somebody who does not read. */
+  /** How many bytes the kernel buffers for a client that does not read. */
   async function kernelTakes(): Promise<number> {
     using server = listen({ port: 0 });
     await using reader = deaf(server.address.port);
@@ -429,7 +429,7 @@ for line in sys.stdin:
       const lines: string[] = [];
       for (let line; (line = await person.next()) !== null;) lines.push(line);
       expect(lines.at(-1)).toMatch(/^\* goodbye/);
-      expect(lines.filter((line) => line.includes(" left"))).toEqual([]); // all leave: nobody is told
+      expect(lines.filter((line) => line.includes(" left"))).toEqual([]); // all leave: none is told of another
       person[Symbol.dispose]();
     }
     expect(await server.exit()).toBe(0);
@@ -455,12 +455,12 @@ async function redis(port: number): Promise<Process> {
   return server;
 }
 
-/** Waits until `name` is somebody of another server to this person. */
+/** Waits until this person's server knows `name`, who is at the other server. */
 async function together(person: Person, name: string): Promise<void> {
   for (;;) {
     await person.says("/who");
     const line = (await person.next())!;
-    expect(line).toStartWith("* here: "); // nothing is said meanwhile
+    expect(line).toStartWith("* here: "); // no other line may come in between
     if (line.slice(8).split(", ").includes(name)) return;
     await turn();
   }
@@ -481,7 +481,7 @@ async function twoServers(port: number) {
   const [first = ""] = [await ann.next()];
   expect(first).toBe("* bob joined");
   await ann.says("hello");
-  while ((await bob.next()) !== "ann: hello"); // "* ann joined" may come late, when he has joined
+  while ((await bob.next()) !== "ann: hello"); // "* ann joined" may come only after bob has joined
   const close = async () => {
     for (const person of [ann, bob]) person[Symbol.dispose]();
     for (const server of servers) await server[Symbol.asyncDispose]();
@@ -509,7 +509,7 @@ describe("chat-server --redis", () => {
     await together(ann, "bob");
     await together(bob, "ann");
     using carol = await Person.at(await two.port());
-    await carol.says("ann"); // is at the other server
+    await carol.says("ann"); // the name is taken at the other server
     await carol.sees("What is your name?");
     await carol.says("carol");
     await carol.sees("Welcome, carol");
@@ -520,8 +520,8 @@ describe("chat-server --redis", () => {
     await Promise.all([ann.sees("* carol joined"), bob.sees("* carol joined")]);
     await ann.says("/quit");
     await bob.sees("* ann left");
-    await Bun.sleep(1_500); // a beat: servers tell Redis the names that are theirs
-    using newAnn = await Person.at(await two.port(), "ann"); // and stays free
+    await Bun.sleep(1_500); // longer than a heartbeat, which keeps a server's names in Redis
+    using newAnn = await Person.at(await two.port(), "ann"); // ann's name has stayed free, too
     await Promise.all([bob.sees("* ann joined"), again.sees("* ann left", "* ann joined")]);
     two.kill("SIGTERM");
     await again.sees("* bob left");
@@ -550,7 +550,7 @@ describe("chat-server --redis", () => {
       await said(AWAY, times);
       await ann.says("alone");
       await ann.says("/who");
-      await ann.sees("* here: ann"); // so the line before has gone to everybody that there is
+      await ann.sees("* here: ann"); // so "alone" has already been passed on to everybody here
       using carol = await Person.at(await one.port(), "carol");
       await ann.sees("* carol joined");
       await ann.says("with carol");
@@ -560,7 +560,7 @@ describe("chat-server --redis", () => {
       expect(await carol.next()).toBeNull();
       server = running.use(await redis(port));
       await said(BACK, times);
-      await together(ann, "bob"); // the names are known again, and nothing of what was said alone comes
+      await together(ann, "bob"); // the names are known again; what was said alone does not come
       await together(bob, "ann");
       await talk(ann, bob);
     }
@@ -576,7 +576,7 @@ describe("chat-server --redis", () => {
       const { one, two, ann, bob } = both;
       const publisher = new RedisClient(`redis://127.0.0.1:${port}`);
       for (const foreign of ["hello", "null", "[1,2]", '"x"', "{}", '["x"]']) {
-        expect(await publisher.publish("chat", foreign)).toBe(2); // both servers have it
+        expect(await publisher.publish("chat", foreign)).toBe(2); // both servers receive it
       }
       await publisher.publish("chat", JSON.stringify(["x", "mallory: \x1b[2J\r\nann: hi"]));
       publisher.close();
@@ -609,7 +609,7 @@ describe("chat-server --redis", () => {
     await two.until(BACK, "stderr");
     await ann.says("and now?");
     let heard = await bob.next();
-    while (/twin|who hears me/.test(heard!)) heard = await bob.next(); // Redis had it
+    while (/twin|who hears me/.test(heard!)) heard = await bob.next(); // lines that Redis still had
     expect(heard).toBe("ann: and now?");
     await talk(ann, bob);
   });

@@ -149,7 +149,7 @@ describe("every server", () => {
     expect(await server.exit()).toBe(0);
   });
 
-  // Those that show from outside that the connection is accepted, and keep it.
+  // The servers whose client can see that its connection was accepted, and which keep the connection open.
   const keeping = ["echo-loop-server", "echo-threaded-server", "select-server"];
   test.each(keeping)("%s exits at once on a second signal", async (name) => {
     for (const [signal, code] of [
@@ -190,8 +190,8 @@ describe("every server", () => {
     const shell = `${run} | sed /listening/q; echo "exit \${PIPESTATUS[0]}"`;
     await using server = new Process(["bash", "--norc", "-c", shell]);
     const port = await server.port();
-    // Each client makes it print, until it has noticed that nobody reads that any more. (One of
-    // them prints when there are none.)
+    // Each client makes the server print, until the server notices that its stdout is closed.
+    // (select-server prints without any client: "no activity".)
     while (name !== "select-server") {
       const conn = await connect({ port }).catch(() => null);
       if (conn === null) break;
@@ -204,7 +204,7 @@ describe("every server", () => {
   });
 });
 
-/** A program that is `cli` and `body`. It prints "ready" when signals are cared for. */
+/** A program that calls `cli` and then runs `body`. It prints "ready" as soon as it handles signals. */
 function program(body: string, flags = "{}", args: string[] = []): Process {
   const from = (file: string) => JSON.stringify(join(root, "lib", file));
   const code = `
@@ -319,7 +319,7 @@ test("fail() ends the program even when nobody takes what it printed", async () 
   await using stuck = program(body);
   const command = stuck.command.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
   await stuck[Symbol.asyncDispose]();
-  // Its stdout is a pipe whose other end reads something else.
+  // Its stdout is a pipe that nobody reads: `read` at the other end reads file descriptor 3.
   const shell = `exec 3<&0; { ${command}; echo "exit $?" >&2; } | read -u 3`;
   await using outer = new Process(["bash", "--norc", "-c", shell]);
   await outer.until(/error: enough\nexit 1\n/, "stderr");

@@ -19,7 +19,7 @@ const { cert, key } = makeCertificate("localhost");
 const pem = join(folder, "server.pem");
 writeFileSync(pem, cert + key);
 
-/** Both ends over the lib; the one under test is the connected or the accepted one. */
+/** Both ends are sockets of the lib; the end under test is the connected or the accepted one. */
 function lib(
   end: "connected" | "accepted",
   where: () => { host: string } | { path: string },
@@ -43,12 +43,12 @@ function lib(
   };
 }
 
-// CPython executes commands, one a line, and puts what it received into a file. Sending runs in a thread, beside the
-// other commands.
+// CPython executes commands, one per line, and writes what it receives into a file. Sends run in threads,
+// while the other commands go on.
 const OBEDIENT = `
 import base64, json
 def obey(conn, answer):
-    print("ready") # its side of a TLS handshake may end after ours
+    print("ready") # Python's side of a TLS handshake may end after ours
     senders = []
     for line in sys.stdin:
         command, argument = json.loads(line)
@@ -74,8 +74,8 @@ def obey(conn, answer):
         print("done")
 `;
 
-// Its TLS sockets cannot end one direction, and not send in one thread while another receives. So
-// this is one over memory, as Python's documentation shows it.
+// CPython's TLS sockets cannot end only one direction, and cannot send in one thread while another receives.
+// So this class does TLS over buffers in memory (MemoryBIO), as Python's documentation shows it.
 const SECURE = `
 import ssl
 class Secure:

@@ -14,7 +14,7 @@ export interface Peer extends AsyncDisposable {
   sendAll(data: Uint8Array): Promise<void>;
   recvExactly(bytes: number): Promise<Buffer>;
   recvToEnd(): Promise<Buffer>;
-  /** What comes before a reset; an end is an error. */
+  /** Receives what comes before a reset. EOF is an error. */
   recvToReset(): Promise<Buffer>;
   /** FIN only. */
   shutdownWrite(): Promise<void>;
@@ -69,7 +69,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     const parts = [pattern(BIG, 3), pattern(10, 4), pattern(BIG, 5), pattern(1, 6)];
     const sending = Promise.all(parts.map((part) => conn.sendAll(part)));
     assert.equal(conn.trySend("not in between"), 0);
-    conn.shutdown("write"); // behind them
+    conn.shutdown("write"); // the FIN waits behind them
     const received = await peer.recvToEnd();
     await sending;
     assert.ok(received.equals(Buffer.concat(parts)));
@@ -188,7 +188,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     const receiving = conn.recvExactly(10);
     receiving.catch(() => {});
     await peer.sendAll(Buffer.from("half"));
-    while (conn.tryRecv(1) !== null); // it is spoken for
+    while (conn.tryRecv(1) !== null); // null: while a call waits, what comes is for that call
     await peer.reset();
     const error = await fails(receiving, "EINCOMPLETE", "ECONNRESET");
     if (kind.hasReset && error.partial) {
@@ -225,7 +225,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
     );
     const [first, second] = await Promise.all(calls);
     assert.equal(second!.bytesSent, 0);
-    // The part is there; but nothing after it may look like the end of the whole.
+    // The part arrives; but no FIN may follow, which would make the part look complete.
     const part = await peer.recvExactly(first!.bytesSent!);
     assert.ok(part.equals(MUCH.subarray(0, first!.bytesSent)));
     conn.shutdown("write");
@@ -267,7 +267,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
 
   async "closed resolves though nobody receives or sends"({ conn, peer }, kind) {
     if (!kind.hasReset) return conn.close();
-    await peer.sendAll(new Uint8Array(100_000)); // more than is kept for nobody
+    await peer.sendAll(new Uint8Array(100_000)); // more than a socket that nobody reads may hold
     await conn.waitReadable();
     await peer.reset();
     await conn.closed;
@@ -319,7 +319,7 @@ export const checks: Record<string, (pair: Pair, kind: Kind) => Promise<void>> =
   },
 
   async "an idle timeout counts bytes either way, and ends what is quiet"({ conn, peer }, kind) {
-    conn.setIdleTimeout(180); // each way takes longer, and a busy machine's pause less
+    conn.setIdleTimeout(180); // each loop takes longer than that; a pause of a busy machine is shorter
     for (let i = 0; i < 10; i++) {
       await peer.sendAll(Buffer.from("x"));
       await conn.recv(1);

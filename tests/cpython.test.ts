@@ -1,10 +1,10 @@
-// Our sockets against CPython's, call by call: the same random steps on both, with a CPython process as the
-// peer of either, and what each call gave, on both ends, has to be the same.
+// Our sockets against CPython's, call by call: the same random steps run on both, each time with a CPython
+// process as the peer. Each call, at either end, has to give the same result.
 //
-// What the contract has otherwise is left out of the steps: after a reset or EPIPE was told, CPython tells
-// an end (ours says the same every time); shutdown("read") drops what has come (in C it does not); and a close
-// is a reset where the kernel still holds bytes that were not received (ours has read them by then), so
-// everything is received before a close.
+// The steps leave out what our contract defines differently. After a reset or EPIPE was reported, CPython
+// reports EOF (ours reports the same error every time). Our shutdown("read") drops bytes that have arrived
+// (in C it does not). And a close is a reset if the kernel still holds bytes that were not received (our
+// socket has read them by then), so everything is received before a close.
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout } from "bun:test";
 import fc from "fast-check";
@@ -18,7 +18,7 @@ setDefaultTimeout(Number(process.env.FUZZ_RUNS ?? 0) * 1000 + PATIENCE_MS);
 /** A step: at which end, what, and of how many bytes. */
 type Step = ["ours" | "peer", string, number];
 
-// One end in Python: does what it is told, a line a command, and says what came of it.
+// One end in Python: executes commands, one per line, and prints the result of each.
 const END = `
 import errno, json, sys
 def told(call):
@@ -53,7 +53,7 @@ for line in sys.stdin:
     print("told", out, flush=True)
 `;
 
-/** Something that does steps: a Python process, or a socket of ours. */
+/** Something that executes steps: a Python process, or a socket of ours. */
 type End = (command: string, n: number) => Promise<string>;
 
 function pythonEnd(process: Process): End {
@@ -108,7 +108,7 @@ const step: fc.Arbitrary<Step> = fc.tuple(
   size,
 );
 
-/** Both ends, and what each step gave. An end that is closed, or was told of an error, does no more. */
+/** Runs the steps; gives the result of each. An end that is closed or has reported an error does no more. */
 async function run(end: End, peer: End, port: number, steps: Step[]): Promise<string[]> {
   await end("connect", port);
   await peer("accept", 0);
@@ -132,13 +132,13 @@ async function run(end: End, peer: End, port: number, steps: Step[]): Promise<st
   return told;
 }
 
-// A peer that is gone is EPIPE or ECONNRESET to a send, and nothing to a shutdown.
+// After the peer is gone, a send may fail with EPIPE or ECONNRESET, and a shutdown counts as "ok".
 function inContract(command: string, answer: string): string {
   if (command === "send") return answer.replace(/EPIPE|ECONNRESET/, "the peer is gone");
   return command === "shutdown" ? answer.replace("ENOTCONN", "ok") : answer;
 }
 
-// On loopback, what was sent has arrived when the call returns; our event loop has to hear of it.
+// On loopback, bytes have arrived when the send returns; our event loop needs a few turns to notice them.
 async function settled(): Promise<void> {
   for (let i = 0; i < 4; i++) await new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,4 +1,4 @@
-// lib/datagram.ts: whole datagrams, bounded, in both families; what became of them; nobody is held up.
+// lib/datagram.ts: whole datagrams, bounded memory, both families, reported errors, and nobody is blocked.
 
 import { getEventListeners } from "node:events";
 import { join } from "node:path";
@@ -47,7 +47,7 @@ async function nobody(host?: string): Promise<Address> {
   return socket.address;
 }
 
-/** What is sent on this machine is there after a turn; after two, also what had to wait for one. */
+/** Waits until what was sent on this machine has arrived: after one turn, or two if it had to wait for one. */
 async function arrival(): Promise<void> {
   for (let i = 0; i < 3; i++) await turn();
 }
@@ -72,12 +72,12 @@ describe("what arrives is whole", () => {
     expect(error.message).toBe(`sendto EMSGSIZE ${where}:${far.address.port}`);
     expect(error.address).toEqual(far.address);
     await fails(() => near.trySendTo(Buffer.alloc(most + 1), far.address), "EMSGSIZE");
-    await near.sendTo("안녕", far.address); // as before
+    await near.sendTo("안녕", far.address); // the socket still works
     expect(String(await far.recv())).toBe("안녕");
     using peer = await datagram({ host, peer: far.address });
     await fails(peer.send(Buffer.alloc(most + 1)), "EMSGSIZE");
     await arrival();
-    expect(peer.tryRecvFrom()).toBeNull(); // that is told once
+    expect(peer.tryRecvFrom()).toBeNull(); // the error is not reported a second time
   });
 
   test("of a longer one than asked for the rest is lost, and the next one is whole", async () => {
@@ -88,7 +88,7 @@ describe("what arrives is whole", () => {
     await arrival();
     expect(String(far.tryRecvFrom(3)![0])).toBe("and");
     expect(far.tryRecvFrom()).toBeNull();
-    const waiting = far.recv(2); // also one that comes while we wait
+    const waiting = far.recv(2); // the same for a datagram that comes while we wait
     await near.send("xyz");
     expect(String(await waiting)).toBe("xy");
   });
@@ -238,7 +238,7 @@ describe("bounded memory", () => {
     const fits = Math.floor(2 ** 20 / (1000 + 256));
     for (let i = 0; i < 2000; i++) {
       near.trySendTo(pattern(1000, i));
-      if (i % 50 === 0) await arrival(); // the kernel's own buffer is not to overflow
+      if (i % 50 === 0) await arrival(); // so that the kernel's own buffer does not overflow
     }
     await arrival();
     expect(far.dropped).toBe(2000 - fits);
@@ -281,7 +281,7 @@ describe("what became of it", () => {
       await told(call, "recvfrom");
     }
     await arrival();
-    expect(socket.tryRecvFrom()).toBeNull(); // it is not told again
+    expect(socket.tryRecvFrom()).toBeNull(); // the error is not reported again
     using there = await datagram(gone);
     await socket.send("found");
     expect(String(await there.recv())).toBe("found");
@@ -291,7 +291,7 @@ describe("what became of it", () => {
     const [near, far] = await both();
     far.trySendTo("the last word");
     expect(String(await near.recv())).toBe("the last word");
-    // We are within Bun's loop that receives: it hears of this one at once, and then once more.
+    // This runs inside Bun's receive loop: Bun reports this error at once, and then a second time.
     far.close();
     near.trySendTo("lost");
     await fails(near.recv(), "ECONNREFUSED");
@@ -313,7 +313,7 @@ describe("what became of it", () => {
       using there = await datagram({ host });
       const waiting = socket.recv();
       for (let i = 0; i < 50; i++) {
-        await socket.sendTo("lost", gone); // the system answers that before the next one is sent
+        await socket.sendTo("lost", gone); // the ICMP error is back before the next send
         await socket.sendTo(`${i}`, there.address);
         if (i % 10 === 0) await turn();
       }
@@ -440,7 +440,7 @@ describe("names and both families", () => {
     using any = await datagram();
     await any.sendTo("3", { host: "localhost", port });
     for (const text of ["1", "2", "3"]) expect(String(await four.recv())).toBe(text);
-    // Of the name's addresses, one of our own family.
+    // A name gives an address of the socket's own family.
     await six.sendTo("4", { host: "localhost", port: six.address.port });
     expect(String(await six.recv())).toBe("4");
     await any
@@ -508,7 +508,7 @@ describe("nobody is held up", () => {
     expect(await select([far], [], [], 0)).toEqual([[], [], []]);
     far.close();
     await near.send("x");
-    expect((await select([near], [], []))[0]).toEqual([near]); // an error is there to be told
+    expect((await select([near], [], []))[0]).toEqual([near]); // an error waits to be reported
     expect((await failure(select([far], [], []))).code).toBe("EBADF");
   });
 });
@@ -600,8 +600,8 @@ await hears(all);`);
 `);
   });
 
-  // A device that sends 1 Mbit/s, and holds what does not leave at once: more than the kernel lets us
-  // have, or less than that.
+  // A device that sends 1 Mbit/s and queues the rest. The limit of its queue is larger than our socket's send
+  // buffer, or smaller.
   const slow = ["tbf", "rate", "1mbit", "burst", "3000", "limit"];
 
   testNetwork("without room a send waits for it, within its time", async () => {
@@ -741,7 +741,7 @@ while True: s.sendto(b"x" * 100, ("127.0.0.1", int(sys.argv[1])))`,
         for (const end = performance.now() + 0.1; performance.now() < end;);
       };
       loop(socket, work).catch(({ code }) => expect(code).toBe("EBADF"));
-      for (let i = 0; i < 10; i++) await Bun.sleep(1); // without a turn for others, it never ends
+      for (let i = 0; i < 10; i++) await Bun.sleep(1); // if timers got no turn, this would never end
       expect(received).toBeGreaterThan(100);
     });
   }
@@ -779,7 +779,7 @@ test("random datagrams, sizes and orders do what a model of them does", async ()
     fc.asyncProperty(fc.array(step, { maxLength: 200 }), async (steps) => {
       const sockets = await Promise.all([datagram(), datagram({ host: "::" }), datagram()]);
       const address = ({ address: { port } }: DatagramSocket) => ({ host: "127.0.0.1", port });
-      // The model: what waits at each, what was dropped, and who waits for something to come.
+      // The model of each socket: the datagrams that wait, how many were dropped, and a recvFrom that waits.
       const model = sockets.map(() => ({
         queue: [] as { data: Buffer; from: number }[],
         bytes: 0,

@@ -56,7 +56,7 @@ function onBoth(first: string, second: string): [ServerSocket, ServerSocket] {
     try {
       return [one, listen({ host: second, port: one.address.port })];
     } catch {
-      one.close(); // somebody else has that port of the second
+      one.close(); // the port is taken at the second address: try another
     }
   }
 }
@@ -74,7 +74,7 @@ describe.if(process.platform === "linux").each([
     const target = {
       ...limit,
       port,
-      // It is read when the connection is open, and right before it is sent.
+      // The lib reads this property when the connection is open, right before it sends the preface.
       get preface() {
         resetting.type("\n");
         while (readFileSync("/proc/net/tcp", "utf8").includes(mark));
@@ -91,7 +91,7 @@ describe("what is given up", () => {
     await using server = fullServer();
     const port = await server.port();
     await server.until(/full/);
-    await failure(connect({ port, timeout: 1 })); // whatever the first one loads
+    await failure(connect({ port, timeout: 1 })); // warm-up: the first one loads node:net
     const before = sockets();
     const { signal } = new AbortController();
     for (let i = 0; i < 5; i++) {
@@ -115,7 +115,7 @@ describe("what is given up", () => {
     await using server = fullServer();
     const port = await server.port();
     await server.until(/full/);
-    // The kernel would go on for two minutes; the timer that is too long, for one.
+    // The kernel would go on trying for two minutes, and the timer that is not needed would run for one.
     const code = `
 await connect({ port: ${port}, timeout: 20 }).catch(({ code }) => say(code));
 const stop = new AbortController();
@@ -170,7 +170,7 @@ describe("several addresses", () => {
   });
 
   test("no other one is visited while the TLS handshake with the first is under way", async () => {
-    const [six, four] = onBoth("::1", "127.0.0.1"); // who accept, and speak no TLS
+    const [six, four] = onBoth("::1", "127.0.0.1"); // both accept, but do not speak TLS
     using _six = six;
     using _four = four;
     const options = { host: "localhost", port: six.address.port, tls: true, timeout: 600 } as const;
@@ -278,7 +278,7 @@ describe("addresses are as people write them", () => {
       );
     for (const [names, written] of [
       [["near"], "fe80::1%near"],
-      [["near", "far"], "fe80::1"], // either of them: VLANs may share an address
+      [["near", "far"], "fe80::1"], // it could be either interface: VLANs may share an address
       [[], "fe80::1"],
     ] as [string[], string][]) {
       const interfaces = on(...names);

@@ -1,6 +1,6 @@
-// What README and docs/ say fits the files and each other: the code that they quote stands in the scripts, what
-// they link to is there, the two languages tell the same, and every lesson can be found. (What they tell the reader
-// to run is run in readme.test.ts, and their programs in examples.test.ts.)
+// The READMEs and docs/ agree with the files and with each other: quoted code is in its file, links lead to
+// files that exist, both languages say the same, and every lesson is linked. (The commands for the reader are
+// run in readme.test.ts, and the programs in examples.test.ts.)
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -13,14 +13,14 @@ const pagesIn = (folder: string) =>
   readdirSync(join(root, folder)).filter((page) => page.endsWith(".md"));
 
 const pages = pagesIn("docs/en");
-/** What is there in both languages. */
+/** The documents, each in English and in Korean. */
 const documents = [
   ["README.md", "README.ko.md"],
   ...pages.map((page) => [`docs/en/${page}`, `docs/ko/${page}`]),
 ] as [string, string][];
 
 interface Block {
-  /** What stands behind the three backticks: the language, and for quoted code the file. */
+  /** What follows the three backticks: the language, and for quoted code the file. */
   info: string;
   body: string;
 }
@@ -60,7 +60,7 @@ function anchorsOf(text: string): string[] {
   );
 }
 
-/** What it links to and which pictures it shows, each with its anchor. */
+/** The targets of its links, with their anchors, and its pictures. */
 function linksOf(text: string): string[] {
   return [...proseOf(text).matchAll(/(?:\]\(|src="|srcset=")([^)"]+)/g)].map(([, link]) => link!);
 }

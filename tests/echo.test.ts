@@ -38,7 +38,7 @@ describe("echo-server and echo-client", () => {
       expect(client.stdout).toBe(`>${message}\n`);
     }
     const rude = await connect({ port });
-    rude.reset(); // accepted by now, or not: one or the other, the next one is served
+    rude.reset(); // whether it was accepted by then or not, the next client is served
     await using client = script("echo-client", ["--port", `${port}`, "--message", "still there"]);
     expect(await client.exit()).toBe(0);
     server.kill("SIGTERM");
@@ -104,7 +104,7 @@ describe.each(["echo-server", "echo-loop-server"])("%s --forever --idle-timeout"
     await fails(recvAll(silent), "ECONNRESET");
     await server.until(/^warning: connection with .*: connection timed out\n$/, "stderr");
     using slow = await connect({ port });
-    await Bun.sleep(300); // what is tested: less than the limit is no silence
+    await Bun.sleep(300); // this pause is what is tested: it is shorter than the limit
     await slow.sendAll("hello");
     expect(String(await slow.recvExactly(5))).toBe("hello");
   });

@@ -66,10 +66,10 @@ function programsIn(page: string): Example[] {
   return blocks.map(([, code], i) => ({ title: `${page} ${i + 1}`, code: code! }));
 }
 
-/** What examples use and do not declare, and what is done after them. Of the same name, the first that fits. */
+/** A name that examples use without declaring it. If several have the same name, the first that fits is used. */
 interface Surroundings {
   name: string;
-  /** For examples that use this. */
+  /** Only for examples that use this name, too. */
   with?: string;
   before: string;
   after?: string;
@@ -161,7 +161,7 @@ const uses = (code: string, name: string) =>
 const declares = (code: string, name: string) =>
   new RegExp(`(const|let|using) ((?! of )[^=;])*\\b${name}\\b|\\(${name}\\) =>`).test(code);
 
-/** A line that is an expression, with its value behind it. */
+/** A line with an expression, and the expected value in a comment after it. */
 const WITH_VALUE =
   /^(?!(?:console|const|using|for|if)\b)(.+); \/\/ (["\d[{]|true|false|null)(.*)$/gm;
 
@@ -215,7 +215,7 @@ test.each(examples)("$title", async ({ title, code, file }) => {
   if (listens) {
     const text = title === "lib/socket.ts listen" ? "" : "hello"; // that one closes at once
     expect(await exchange(listens, program, text)).toBe(text);
-    program.kill("SIGTERM"); // most would serve for ever
+    program.kill("SIGTERM"); // most examples would serve for ever
     await program.exit();
     expect(program.stderr).toBe("");
   } else {
@@ -232,8 +232,8 @@ async function echo(conn: Socket): Promise<void> {
 }
 
 /**
- * Sends a text as soon as a program listens, and gives what comes back. The program may try first whether its
- * port is free: who connects then is refused or reset, and tries again.
+ * Sends a text as soon as a program listens, and gives what comes back. The program may first check that its
+ * port is free: a connection that is made then is refused or reset, so it is tried again.
  */
 async function exchange(port: number, program: Process, text: string): Promise<string> {
   let ended = false;

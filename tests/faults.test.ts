@@ -25,7 +25,7 @@ setDefaultTimeout(PATIENCE_MS);
 
 const MIB = 1 << 20;
 
-// The matcher runs the event loop until its promise is settled.
+// The matcher `rejects` runs the event loop itself until the promise is settled.
 test.each([
   ["recv", (conn: Socket) => conn.recv(10)],
   ["sendAll", (conn: Socket) => conn.sendAll(Buffer.alloc(30 * MIB))],
@@ -188,14 +188,14 @@ print("again")`,
     while (fill(conn) > 0) await Bun.sleep(100); // until both kernels are full
     server.kill("SIGTERM");
     expect(await server.exit()).toBe(0);
-    expect((await failure(recvAll(conn))).code).toBe("ECONNRESET"); // the part that went is not all
+    expect((await failure(recvAll(conn))).code).toBe("ECONNRESET"); // a FIN would make it look complete
   });
 });
 
 test("SIGTERM before a server listens ends it, one way or the other", async () => {
   for (let delay = 0; delay < 90; delay += 6) {
     await using server = script("echo-threaded-server", ["--port=0", "--threads=2", "--grace=600"]);
-    await Bun.sleep(delay); // waits for nothing: the signal is to come at different moments of the start
+    await Bun.sleep(delay); // so that the signal comes at different moments of the start
     server.kill("SIGTERM");
     expect([0, 143]).toContain(await server.exit());
   }
@@ -229,7 +229,7 @@ print("refused", sum(lost(c) for c in conns))`,
 );
 
 testNetwork("a network that cannot be reached: one line, exit 1", async () => {
-  using network = new Network(); // it knows no way to this address
+  using network = new Network(); // it has no route to this address
   const run = [process.execPath, "run", "scripts/echo-client.ts", "--host", "192.0.2.1"];
   await using client = network.process([...run, "--message", "x"]);
   expect(await client.exit()).toBe(1);
@@ -241,7 +241,7 @@ testNetwork("a network that cannot be reached: one line, exit 1", async () => {
 
 testNetwork("a machine that vanishes is found by keep-alive", async () => {
   // A second host: a network namespace, and a cable between it and us.
-  // Names and addresses are this process's own, for another run may do the same right now.
+  // Names and addresses contain our process number, because another run may do the same right now.
   const name = `vanish${process.pid}`;
   const [near, far] = [`near${process.pid}`, `far${process.pid}`];
   const subnet = `10.${64 + (process.pid & 63)}.${(process.pid >> 6) & 255}`;

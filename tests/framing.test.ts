@@ -129,7 +129,7 @@ test("a message that EOF cuts off is EINCOMPLETE, with the part that came", asyn
     expect(String((await incoming.next()).value)).toBe("whole");
     const error = await failure(incoming.next());
     expect(error.code).toBe("EINCOMPLETE");
-    expect(String(error.partial)).toEndWith(part); // its length may be in front
+    expect(String(error.partial)).toEndWith(part); // the length prefix may come first
   }
 });
 
@@ -140,7 +140,7 @@ describe("lines", () => {
     for (const piece of pieces) {
       await both.near.sendAll(piece);
       await turn();
-      await turn(); // so that it comes by itself
+      await turn(); // so that each piece arrives alone
     }
     both.near.shutdown("write");
     return await got;
@@ -216,7 +216,7 @@ describe("limits", () => {
     const flooding = both.near.sendAll(Buffer.alloc(64 << 20, "x")).catch(() => {});
     const error = await failure(messages(both.far, delimited("\n", { maxBytes: 10 * KIB })).next());
     expect(error.code).toBe("EMSGSIZE");
-    let held = 0; // all that is here, and not in the kernel: no more than of a socket that nobody reads
+    let held = 0; // bytes in our process, not in the kernel: no more than at a socket that nobody reads
     for (
       let piece = both.far.tryRecv(64 * MIB);
       piece !== null;

@@ -144,7 +144,7 @@ test("select tells just those that can go on, whatever was done to whom", async 
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 30 }), async (steps) => {
       const pairs = await Promise.all(Array.from({ length: 5 }, () => pair()));
-      const waiting = pairs.map(() => 0); // bytes on their way to far
+      const waiting = pairs.map(() => 0); // bytes sent to `far` that it has not received yet
       const state = pairs.map(() => "open");
       try {
         for (const { who, what } of steps) {
@@ -176,7 +176,7 @@ test("select tells just those that can go on, whatever was done to whom", async 
   );
 });
 
-/** Waits until what was done to one end has come to the other. */
+/** Waits until what was done at one end has reached the other. */
 async function arrival(far: Socket, bytes: number, state: string): Promise<void> {
   if (bytes > 0) await far.waitReadable();
   if (state === "fin") await far.waitReadable();

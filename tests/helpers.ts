@@ -21,7 +21,7 @@ import { SocketError } from "../lib/errors.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
 
-/** How long a test may take: enough for a slow machine, and a test that hangs ends. */
+/** How long a test may take: enough for a slow machine, and a test that hangs fails after that time. */
 export const PATIENCE_MS = 20_000;
 
 /** After a test that ran out of time: prints the output of the processes that it did not dispose of. */
@@ -38,7 +38,7 @@ export const scripts = readdirSync(`${root}/scripts`)
   .filter((file) => file.endsWith(".ts"))
   .map((file) => file.replace(/\.ts$/, ""));
 
-// Those that have no connections have their tests in udp-echo.test.ts.
+// The scripts without connections are tested in udp-echo.test.ts.
 const connecting = scripts.filter((name) => !name.startsWith("udp-"));
 /** The servers among them. */
 export const servers = connecting.filter((name) => /server$|receiver$|station$/.test(name));
@@ -49,7 +49,7 @@ const python3 = Bun.which("python3");
 
 let found: string | undefined;
 
-/** CPython itself, where `python3` is a script of pyenv that looks for it, which takes as long as to start it. */
+/** The path of CPython itself: `python3` may be a script of pyenv, which takes long to find it. */
 function interpreter(): string {
   found ??= String(
     Bun.spawnSync([python3!, "-c", "import sys; print(sys.executable)"]).stdout,
@@ -79,16 +79,16 @@ export function testWith(program: string, name: string, body: () => Promise<void
   else test.skip(`${name} (skipped: no ${program})`, body);
 }
 
-/** A test with a network namespace, which on Linux only root can make. */
+/** A test with a network namespace of Linux, which only root can make. */
 export function testNetwork(name: string, body: () => Promise<void>): void {
   if (hasNamespaces) test(name, body);
   else test.skip(`${name} (skipped: no root, or no ip of iproute2)`, body);
 }
 
 /**
- * A network namespace with a cable that ends nowhere: `ip` is run in it. Its processes are 10.77.0.1 and
- * 2001:db8::1, and fe80::5 on the interface `near`; what is sent to the addresses that end in 9 is
- * never answered. `hosts` is its /etc/hosts, and 10.77.0.9 its name server. Disposing removes it.
+ * A network namespace with a cable that leads to nobody; the method `ip` configures it. Its own addresses are
+ * 10.77.0.1, 2001:db8::1 and, on the interface `near`, fe80::5. Nobody answers at 10.77.0.9 and 2001:db8::9.
+ * `hosts` is its /etc/hosts, and 10.77.0.9 its name server. Disposing removes it.
  */
 export class Network implements Disposable {
   readonly name = `net-${process.pid}-${Math.random().toString(36).slice(2, 8)}`;
@@ -123,7 +123,7 @@ export class Network implements Disposable {
     return new Process(this.inside(command));
   }
 
-  /** The command that runs a command in it. */
+  /** The command line that runs a command in this namespace. */
   inside(command: string[]): string[] {
     return ["ip", "netns", "exec", this.name, ...command];
   }
@@ -240,7 +240,7 @@ export function script(
   return new Process([process.execPath, "run", `scripts/${name}.ts`, ...flags], env);
 }
 
-/** Builds an image; again, when that fails because another run of the tests removes the same layers meanwhile. */
+/** Builds an image, with up to five tries: another run of the tests may remove the same layers meanwhile. */
 export async function untilBuilt(build: () => Process): Promise<void> {
   for (let tries = 5; ; tries--) {
     await using building = build();
@@ -295,7 +295,7 @@ def recv_all(conn):
   return new Process([interpreter(), "-u", "-c", prelude + code, ...args.map(String)]);
 }
 
-/** A client as the tutorials write it: one send, one recv; or line after line. Takes a port and texts. */
+/** A client as in the tutorials: sends each text and receives as many bytes. Takes a port and texts. */
 export const pythonClient = `
 conn = connect(sys.argv[1])
 for text in sys.argv[2:]:
@@ -307,7 +307,7 @@ conn.close()`;
 
 export type TlsVersion = "TLSv1.2" | "TLSv1.3";
 
-/** Until it is disposed of, our clients speak this version of TLS alone: the lib has no switch for it. */
+/** Until it is disposed of, our clients speak only this version of TLS. (The lib has no option for that.) */
 export async function onlyTls(version: TlsVersion): Promise<Disposable> {
   using server = listen({ port: 0 });
   const socket = { data() {} };
@@ -354,7 +354,7 @@ export async function recvAll(conn: Socket): Promise<Buffer> {
   return Buffer.concat(await Array.fromAsync(conn));
 }
 
-/** Has an echo server send `bytes` bytes back, and compares every one of them. */
+/** Sends `bytes` bytes to an echo server, and compares every byte that comes back. */
 export async function echoes(port: number, bytes = 1000): Promise<void> {
   using conn = await connect({ port });
   const data = pattern(bytes, port + bytes);
@@ -366,8 +366,8 @@ export async function echoes(port: number, bytes = 1000): Promise<void> {
 }
 
 /**
- * A port that is free now, for a program that cannot be asked which one it took. It is none of those that a
- * kernel gives out for port 0, which another test could get meanwhile.
+ * A port that is free now, for a program that does not print which port it got. It is outside the range that
+ * kernels use for port 0, so a test that asks for any port cannot get it meanwhile.
  */
 export function freePort(): number {
   for (;;) {
@@ -387,7 +387,7 @@ export function sockets(): Set<string> {
     try {
       return readlinkSync(`/proc/self/fd/${fd}`);
     } catch {
-      return ""; // it was the one that lists them
+      return ""; // the descriptor that listed the folder; it is closed by now
     }
   };
   const names = readdirSync("/proc/self/fd").map(name);
@@ -451,7 +451,7 @@ export class Postgres implements AsyncDisposable {
     await this.#server.until(/database system is ready to accept connections/, "stderr");
   }
 
-  /** Ends it and its connections, in order. */
+  /** Shuts it down cleanly; its connections end. */
   async stop(): Promise<void> {
     this.#server?.kill("SIGINT");
     await this.#server?.exit();
@@ -463,7 +463,7 @@ export class Postgres implements AsyncDisposable {
     rmSync(this.#folder, { recursive: true });
   }
 
-  // It refuses to run for root.
+  // PostgreSQL refuses to run as root.
   #run(...command: string[]): Process {
     const user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"];
     return new Process(process.getuid?.() === 0 ? [...user, ...command] : command);
@@ -485,7 +485,7 @@ export async function failure(call: Promise<unknown> | (() => unknown)): Promise
   throw new Error("it did not fail");
 }
 
-/** The same, where that must be a `SocketError` with one of these codes. */
+/** The same, but the error must be a `SocketError` with one of these codes. */
 export async function fails(
   call: Promise<unknown> | (() => unknown),
   ...codes: string[]
@@ -508,8 +508,8 @@ export function pattern(bytes: number, seed = 1): Buffer {
 }
 
 /**
- * A page in Chromium, at a window of this size (CSS pixels), in these colours and this language. Close
- * it with `using`; what it prints to its console and what goes wrong in it is seen on ours.
+ * A page in Chromium, in a window of this size (CSS pixels), with these colours and this language. Close
+ * it with `using`. Its console output and its errors are printed on our console.
  */
 export async function openPage(
   url: string,
@@ -520,7 +520,7 @@ export async function openPage(
     backend: { type: "chrome", path: chromium!, argv: ["--no-sandbox"] },
     console,
   });
-  await page.navigate("about:blank"); // only then can it be told anything
+  await page.navigate("about:blank"); // before that, it takes no commands
   await page.cdp("Emulation.setDeviceMetricsOverride", {
     width,
     height,

@@ -1,4 +1,4 @@
-// The rooms of lib/: which file may import which. Arrows run down only; `FLOORS` is the order.
+// The floors of lib/: which file may import which. An import ("arrow") leads down only; `FLOORS` is the order.
 
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -6,7 +6,7 @@ import { expect, test } from "bun:test";
 
 import { root } from "./helpers.ts";
 
-/** The public files of lib/, each above all that it may import. */
+/** The public files of lib/. Each may import only files below it in this list. */
 const FLOORS = [
   "cli",
   "trace",
@@ -26,7 +26,7 @@ const FLOORS = [
 
 const files = [...new Bun.Glob("{lib,scripts}/**/*.ts").scanSync({ cwd: root })].sort();
 
-/** What a file imports of the project, by path; imports of types alone count as well. */
+/** The paths of the project's files that a file imports; imports of types only count as well. */
 function importsOf(file: string): string[] {
   const text = readFileSync(join(root, file), "utf8");
   return [...text.matchAll(/(?:from |import |import\(|require\()"(\.[^"]+)"/g)].map(([, path]) =>
@@ -34,7 +34,7 @@ function importsOf(file: string): string[] {
   );
 }
 
-/** The public file that a file of lib/ is, or that it is an inner room of: socket/dial.ts -> socket. */
+/** The public file to which a file of lib/ belongs: socket.ts -> socket, socket/dial.ts -> socket. */
 function publicRoom(file: string): string {
   return file.replace(/^lib\//, "").replace(/(\/.*)?\.ts$|\/.*$/, "");
 }
@@ -83,7 +83,7 @@ test("scripts import the public files of lib and the folder with their own name,
 });
 
 test("every import names a file that is there", () => {
-  expect(arrows.filter(([, to]) => !existsSync(join(root, to)))).toEqual([]); // a page is one, too
+  expect(arrows.filter(([, to]) => !existsSync(join(root, to)))).toEqual([]); // HTML pages are imported, too
 });
 
 test("lib does not grow, and no file of it has more than about 400 lines of code", () => {

@@ -17,7 +17,7 @@ describe("http-server and http-client", () => {
   async function ask(port: number, request: string): Promise<string> {
     using conn = await connect({ port });
     const sent = conn.sendAll(request).then(() => conn.shutdown("write"));
-    const sending = sent.catch(() => {}); // it may be cut off
+    const sending = sent.catch(() => {}); // the server may end before it has taken everything
     const reply = String(await recvAll(conn));
     await sending;
     return reply;
@@ -81,7 +81,7 @@ describe("http-server and http-client", () => {
       ["HEAD / HTTP/1.0\r\n\r\n", 200],
       [`GET /${"x".repeat(1 << 20)}`, 431],
       [`GET / HTTP/1.1\r\n${"X: y\r\n".repeat(1 << 20)}`, 431],
-      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.0\r\n\r\n`, 200], // 16 KiB, and no more
+      [`GET /${"x".repeat(16 * 1024 - 14)} HTTP/1.0\r\n\r\n`, 200], // exactly 16 KiB
       [`GET /${"x".repeat(16 * 1024 - 13)} HTTP/1.0\r\n\r\n`, 431],
     ] as const) {
       const want = status === "closed" ? /^$/ : new RegExp(`^HTTP/1\\.1 ${status} `);
@@ -94,7 +94,7 @@ describe("http-server and http-client", () => {
     using silent = await connect({ port });
     silent.shutdown("write");
     expect(await recvAll(silent)).toHaveLength(0);
-    using endless = await connect({ port }); // too long already, and no end of it
+    using endless = await connect({ port }); // already too long, and its end does not come
     endless.setTimeout(5_000); // a reply after the 10 s for a head is too late
     await endless.sendAll(`GET /${"x".repeat(20_000)}`);
     expect(String(await recvAll(endless))).toStartWith("HTTP/1.1 431 ");
@@ -108,7 +108,7 @@ describe("http-server and http-client", () => {
     const [head = "", body = ""] = (await ask(port, `GET${rest}`)).split("\r\n\r\n");
     const length = Number(head.match(/^Content-Length: (\d+)$/m)?.[1]);
     expect(length).toBe(Buffer.byteLength(body));
-    expect(length).toBeGreaterThan(body.length); // there is more than ASCII in it
+    expect(length).toBeGreaterThan(body.length); // the body holds more than ASCII
     const only = await ask(port, `HEAD${rest}`);
     expect(only).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*\r\nContent-Length: \d+\r\n[^]*\r\n\r\n$/);
   });

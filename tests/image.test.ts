@@ -1,5 +1,5 @@
-// The image, built from the real Dockerfile and run. CONTAINER_ENGINE names the command to use; without one that
-// works, it is skipped.
+// The image, built from the real Dockerfile and run. CONTAINER_ENGINE names the command to use; if it does
+// not work, these tests are skipped.
 
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -120,7 +120,7 @@ describe.skipIf(!works)(
       using conn = await connect({ port });
       await conn.sendAll("hello");
       await conn.recvExactly(5);
-      await done("stop", "-t", "2", name); // then it would be killed: 137
+      await done("stop", "-t", "2", name); // after 2 s the engine would kill it: exit code 137
       expect(await done("inspect", "-f", "{{.State.ExitCode}}", name)).toBe("0");
     });
 
@@ -141,7 +141,7 @@ describe.skipIf(!works)(
       expect(await inspect(tag, ".Config.Labels")).toContain("org.opencontainers.image.title");
     });
 
-    // The check as an engine runs it, but now.
+    // Runs the health check of the image at once, in the way that an engine runs it.
     const isHealthy = async (name: string) => {
       const checks: string[] = JSON.parse(
         await done("inspect", "-f", "{{json .Config.Healthcheck.Test}}", name),
@@ -157,11 +157,11 @@ describe.skipIf(!works)(
         scripts.includes("udp-echo-server") ? "udp-echo-server" : "echo-server",
       ]);
       expect(await isHealthy(udp.name)).toBe(true);
-      // Its only client is still to come after a check.
+      // This server takes one client only, and the health check must not count as one.
       const once = await run(4000, ["scripts/echo-server.ts"]);
       expect(await isHealthy(once.name)).toBe(true);
       expect(await echo(once.port, "hello")).toBe("hello");
-      // Stopped, it accepts nobody while its clients finish.
+      // After SIGTERM it accepts nobody while its clients finish: it is not healthy then.
       const slow = await run(4000, ["--grace", "30"]);
       using conn = await connect({ port: slow.port });
       await conn.sendAll("x");

@@ -77,7 +77,7 @@ describe("message-server and message-client", () => {
     await using server = script("message-server", args);
     using conn = await connect({ port: await server.port() });
     const ended = failure(recvAll(conn));
-    await conn.sendAll("\0\0\u0003"); // of a length, or of a text
+    await conn.sendAll("\0\0\u0003"); // the beginning of a length, or of a text
     // A byte now and then keeps the connection from being idle, but not the message from being late.
     for (let over = false; !over;) {
       await conn.sendAll("x").catch(() => {});

@@ -35,7 +35,7 @@ test("the inbox: what was pushed comes out, uncopied memory is not written to, a
     const before = waiting.bytes;
     const inbox = new Inbox();
     let model = Buffer.alloc(0);
-    const given: [Buffer, Buffer][] = []; // as they were given, and a copy
+    const given: [Buffer, Buffer][] = []; // each chunk that take() gave, and a copy of what it has to be
     for (const { what, size, expected } of steps) {
       if (what === "push") {
         const chunk = bytes(size);
@@ -60,7 +60,7 @@ test("the inbox: what was pushed comes out, uncopied memory is not written to, a
   fc.assert(property, parameters);
 });
 
-/** Plays a socket of Bun. Its kernel has room for `room` bytes; `wire` is what it took, and how it ended. */
+/** Plays a socket of Bun. Its kernel has room for `room` bytes; `wire` is what it took, `ends` how it ended. */
 class Played {
   data: unknown;
   room = Infinity;
@@ -108,7 +108,7 @@ function played(): { conn: Socket; handle: Played; bun: any } {
   return { conn, handle, bun };
 }
 
-/** What a promise has come to by now. */
+/** The state of a promise so far: its value or its error, and whether it is settled. */
 function outcome<T>(promise: Promise<T>): { value?: T; error?: any; isOver: boolean } {
   const seen: ReturnType<typeof outcome<T>> = { isOver: false };
   promise.then(
@@ -136,7 +136,7 @@ test("a connection receives: every byte once and in order, then the end; it read
   });
   const property = fc.asyncProperty(fc.array(step, { maxLength: 30 }), async (steps) => {
     const { conn, handle, bun } = played();
-    let here = Buffer.alloc(0); // received, and not given
+    let here = Buffer.alloc(0); // received, and not yet given to a caller
     let [isEnded, failure, last] = [false, "", Buffer.alloc(0)];
     let waits: { exactly: boolean; size: number; seen: ReturnType<typeof outcome<Buffer>> } | null =
       null;
@@ -146,7 +146,7 @@ test("a connection receives: every byte once and in order, then the end; it read
       return (last = chunk);
     };
     for (const { what, size } of steps) {
-      hasTurned(); // no call has to wait for the loop to turn
+      hasTurned(); // resets the count, so that no call has to wait for the next turn
       if (what === "data" && !isEnded && !handle.isPaused) {
         const chunk = bytes(size);
         here = Buffer.concat([here, chunk]);
@@ -220,7 +220,7 @@ test("a connection sends: what was taken goes out whole, in the order of the cal
       const { conn, handle, bun } = played();
       handle.room = 70_000;
       let isShut = false;
-      // What each call is to put on the wire: of a `send` that waits it is known when it returns.
+      // What each call has to put on the wire. For a `send` that waits, that is known when it returns.
       const parts: (() => Buffer)[] = [];
       const promises: ReturnType<typeof outcome<unknown>>[] = [];
       for (const { what, size } of steps) {
@@ -250,7 +250,7 @@ test("a connection sends: what was taken goes out whole, in the order of the cal
         () => Buffer.concat(parts.map((part) => part())),
       ];
       if (closes) conn.close();
-      // Room for all, in parts: what could go has gone then.
+      // Makes room for everything, step by step: after that, all that can be sent has been sent.
       for (let i = 0; i < 40; i++) {
         await turn();
         handle.room += 200_000;
@@ -260,11 +260,11 @@ test("a connection sends: what was taken goes out whole, in the order of the cal
       const wire = Buffer.concat(handle.wire);
       expect(waiting.bytes).toBe(before);
       if (closes && isWaiting) {
-        expect(handle.ends.at(-1)).toBe("reset"); // a part is never called the whole
+        expect(handle.ends.at(-1)).toBe("reset"); // a FIN would make a part look complete
         for (const { isOver } of promises) expect(isOver).toBe(true);
       } else {
         expect(wire.equals(all())).toBe(true);
-        // An end sends a FIN as well, if it has not gone yet.
+        // `end` sends the FIN as well, if it was not sent before.
         const due = [...(isShut ? ["FIN"] : []), ...(closes ? ["end"] : [])];
         expect([due, due.slice(-1)]).toContainEqual(handle.ends);
         expect([conn.bytesSent, conn.bufferedAmount]).toEqual([wire.length, 0]);
@@ -358,7 +358,7 @@ test("a reset behind the peer's FIN: recv goes on giving EOF, select and sends t
   bun.end();
   expect(conn.tryRecv(1)).toHaveLength(0);
   expect(conn.poll() & POLLERR).toBe(0);
-  bun.close(Object.assign(new Error(), { code: "EPIPE" })); // that is what Bun calls it
+  bun.close(Object.assign(new Error(), { code: "EPIPE" })); // Bun reports the reset with this code
   expect(conn.tryRecv(1)).toHaveLength(0);
   expect(conn.poll() & POLLERR).toBe(POLLERR);
   expect(() => conn.trySend("x")).toThrow("EPIPE");
@@ -377,7 +377,7 @@ test("a full inbox keeps nobody from reading on who is to drop it, or to hear of
   expect(stopped.handle.isPaused).toBe(false);
   expect(stopped.conn.tryRecv(1_000_000)).toHaveLength(100_000);
   const broken = full();
-  broken.handle.write = () => -1; // the peer has reset it: Bun tells no more while it is paused
+  broken.handle.write = () => -1; // the peer has reset it: Bun reports nothing while it is paused
   expect(() => broken.conn.trySend("x")).toThrow("EPIPE");
   expect(broken.handle.isPaused).toBe(false);
   for (const { conn } of [stopped, broken]) conn.reset();
@@ -426,7 +426,7 @@ test("many bytes make a loop turn earlier than few", async () => {
   }
 });
 
-/** Promises that can go on have done so. */
+/** Waits until every promise that can go on has gone on. */
 async function settled(): Promise<void> {
   for (let i = 0; i < 12; i++) await null;
 }
@@ -470,7 +470,7 @@ test("a datagram that was received makes room for as much as it took, however of
     come(Buffer.alloc(0));
     socket.tryRecvFrom();
   }
-  for (let i = 0; i < 4_096; i++) come(Buffer.alloc(0)); // with 256 bytes each, a mebibyte
+  for (let i = 0; i < 4_096; i++) come(Buffer.alloc(0)); // counted with 256 bytes each: 1 MiB
   expect(socket.dropped).toBe(0);
   come(Buffer.alloc(0));
   expect(socket.dropped).toBe(1);
@@ -487,7 +487,7 @@ test("what a stranger sent before there was a peer is not heard", async () => {
   socket.close();
 });
 
-/** A datagram socket, and what makes something come to it. */
+/** A datagram socket, and a function that delivers a datagram to it. */
 async function playedDatagrams(options: DatagramOptions = {}) {
   let come!: (bytes: Buffer, port?: number) => void;
   const opened = spyOn(Bun, "udpSocket").mockImplementation((async ({ socket }: any) => {

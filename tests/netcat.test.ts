@@ -1,4 +1,4 @@
-// netcat: bytes as they are, both ways at once, and who ends what; with CPython, socat and ncat.
+// netcat: unchanged bytes, both ways at once, and how each side ends; with CPython, socat and ncat.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -50,7 +50,7 @@ test("one listens, one connects: what is typed here is seen there, both ways, an
   await two.endInput();
   expect(await one.exit()).toBe(0);
   expect(await two.exit()).toBe(0);
-  expect(one.stdout).toBe("안녕\n"); // and nothing of our own
+  expect(one.stdout).toBe("안녕\n"); // netcat adds nothing of its own
 });
 
 test("files both ways at once, as they are", async () => {
@@ -138,7 +138,7 @@ test("SIGTERM while it waits for a connection, or for anything: exit 0, no word"
 
 test("a reader of stdout that is slow makes the other side wait", async () => {
   using server = listen({ port: 0 });
-  // Behind the pipe, `read` reads nothing of it, but what we type: it ends with us.
+  // At the other end of the pipe, `read` reads our input instead of the pipe, so it ends when our input ends.
   const netcat = `${process.execPath} run scripts/netcat.ts --port ${server.address.port}`;
   const command = `exec 3<&0; ${netcat} </dev/null | read -r <&3`;
   await using client = new Process(["bash", "--norc", "-c", command]);

@@ -1,4 +1,4 @@
-// One peer that is fast, slow, or many: others are served, and memory has its limits.
+// A peer that is fast or slow, or many peers: the others are served, and memory is limited.
 
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -133,7 +133,7 @@ describe("a message that has begun is whole within the idle timeout", () => {
     const error = await failure(messages(both.near, delimited()).next() as Promise<unknown>);
     clearInterval(dribbling);
     expect(error.code).toBe("ETIMEDOUT");
-    // Between two messages, the same peer may take that long.
+    // Bytes did come all the time, so it was not idle: the message took too long.
     expect(both.near.bytesReceived).toBeGreaterThan(3);
   });
 });
@@ -153,7 +153,7 @@ test("a connection that is over is let go of, also by the watch over all of them
   };
   const refs = await Promise.all(Array.from({ length: 50 }, live));
   const held = () => refs.filter((ref) => ref.deref() !== undefined).length;
-  // A few may still lie on the stack, which the garbage collector takes for references.
+  // A few addresses may still be on the stack, and the garbage collector takes them for references.
   for (let i = 0; i < 20 && held() > 5; i++) {
     await Bun.sleep(10);
     Bun.gc(true);
@@ -178,7 +178,7 @@ describe("what waits at all connections together", () => {
     const before = waiting.bytes;
     waiting.limit = before + (1 << 20);
     const sending = pairs.map(([near]) => near.sendAll(pattern(2 << 20)).catch(() => {}));
-    // Every one would hold 64 KiB and a read; together they may hold the limit and a read each has begun.
+    // Alone, each would hold 64 KiB and a read. Together they may hold the limit, and reads that had begun.
     for (let quiet = 0, last = 0; quiet < 200; quiet++) {
       if (waiting.bytes !== last) quiet = 0;
       last = waiting.bytes;
@@ -187,7 +187,7 @@ describe("what waits at all connections together", () => {
     const held = pairs.reduce((sum, [, far]) => sum + far.bytesReceived, 0);
     expect(held).toBeGreaterThan(1 << 20);
     expect(held).toBeLessThan(3 << 20);
-    // Who reads gets all of it.
+    // A receiver that reads gets everything.
     const readAll = async ([, far]: [Socket, Socket]) => {
       const got: Buffer[] = [];
       for (let left = 2 << 20; left > 0; left -= got.at(-1)!.length) got.push(await far.recv(left));

@@ -1,4 +1,4 @@
-// proxy: what goes through, what ends how, what it costs; and the PROXY protocol with CPython and HAProxy.
+// proxy: what it passes on, how connections end, its cost; and the PROXY protocol with CPython and HAProxy.
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -127,7 +127,7 @@ describe("proxy", () => {
     using backends = listen({ port: 0 });
     await using server = proxy(backends.address.port);
     const port = await server.port();
-    // First some that are well-behaved: the program grows with the first of them in any case.
+    // First some well-behaved clients: the first clients make the program grow in any case.
     for (let i = 0; i < 20; i++) {
       using warm = await through(port, backends);
       await warm.client.sendAll("question");
@@ -147,7 +147,7 @@ describe("proxy", () => {
         await Bun.sleep(2);
       }
       expect(sent).toBeLessThan(48);
-      // What has gone through is garbage by now, and the collector takes its time; what is held stays.
+      // What was passed on is garbage, which the collector frees after a while; what is held stays.
       for (let i = 0; memory(server.pid) - before >= 10 * MIB && i < 200; i++) await Bun.sleep(50);
       expect(memory(server.pid) - before).toBeLessThan(10 * MIB);
     }
@@ -194,7 +194,7 @@ print("again")`,
         /^warning: 64 connections are open: more are refused [^\n]*\n$/,
       );
       const before = cpuTime(server.pid);
-      await Bun.sleep(500); // what is measured: the time it takes while nothing happens
+      await Bun.sleep(500); // the CPU time of this pause is measured: nothing happens in it
       expect(cpuTime(server.pid) - before).toBeLessThan(100);
       crowd.type("\n");
       await crowd.until(/again\n/);
@@ -281,7 +281,7 @@ describe("proxy and the PROXY protocol", () => {
       expect(String(got.subarray(length))).toBe("hello");
       expect(String(got).startsWith("PROXY TCP4 127.0.0.1 127.0.0.1 ")).toBe(version === "v1");
       ends.backend.close();
-      await server.until(/: 5 bytes there, 0 back, .* ended\n/); // the header is not the client's
+      await server.until(/: 5 bytes there, 0 back, .* ended\n/); // the header is not counted
     },
   );
 
@@ -369,7 +369,7 @@ describe.each(behind)("%s %p --accept-proxy", (name, args, ask, answer) => {
       await conn.sendAll(wrong);
       if (wrong === "PROXY TCP4 203") conn.shutdown("write");
       await fails(recvAll(conn), "ECONNRESET");
-      if (wrong !== (ask || "hello")) continue; // warnings are told once a second
+      if (wrong !== (ask || "hello")) continue; // only one warning a second is printed
       const line = `^warning: connection with 127.0.0.1:${conn.localAddress.port}: no PROXY header came first$`;
       await running.until(new RegExp(line, "m"), "stderr");
     }
@@ -384,7 +384,7 @@ test("--accept-proxy is off: a header is data like any other", async () => {
   expect(await conn.recvExactly(header.length)).toEqual(header);
 });
 
-// HAProxy as the reader: it answers over HTTP with what it has read.
+// HAProxy reads the header, and answers over HTTP with the addresses that it has read.
 for (const version of ["v1", "v2"]) {
   testWith("haproxy", `HAProxy reads what --send-proxy ${version} writes`, async () => {
     const port = freePort();

@@ -1,5 +1,5 @@
 // The README and docs/ do what they say: every command and program is taken out of the text and run, and every
-// recording is made again and compared. (What can be told without running anything is in docs.test.ts.)
+// recording is made again and compared. (What can be checked without running anything is in docs.test.ts.)
 
 import {
   cpSync,
@@ -56,7 +56,7 @@ function codes(text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
 }
 
-/** Where `bun` is the Bun that runs the tests. */
+/** A PATH with which `bun` is the Bun that runs the tests. */
 const searchPath = `${dirname(process.execPath)}:${process.env.PATH}`;
 
 // A command as a reader types it, in a folder.
@@ -229,7 +229,7 @@ describe("the commands", () => {
   });
 
   testPostgres("two weather stations with one Postgres", async () => {
-    // At the port that needs no saying; where that is taken, at another.
+    // On the default port of Postgres, or on another one if that is taken.
     const usual = await connect({ port: 5432 }).catch(() => null);
     usual?.close();
     await using postgres = new Postgres(usual === null ? 5432 : freePort());
@@ -267,7 +267,7 @@ describe("the commands", () => {
       await container.until(/^listening on 0\.0\.0\.0:\d+\n/m);
       const [, port] = run.match(/-p (\d+):/)!;
       (await connect({ port: Number(port) })).close();
-      // Until the engine passes signals on, they are lost.
+      // Signals are lost until the engine passes them on, so this one is sent again.
       const ended = container.exit();
       for (let code: number | undefined; code === undefined;) {
         container.kill("SIGTERM");
@@ -292,7 +292,7 @@ describe("the recordings", () => {
     #child: Bun.Subprocess;
     /** The output that the recording has. */
     readonly #recorded: string;
-    /** Up to here it has been played. */
+    /** How much of it has been played, in characters. */
     #played = 0;
 
     constructor(recording: string) {
@@ -315,7 +315,7 @@ describe("the recordings", () => {
       );
     }
 
-    /** What it shows: of several CRs one is seen. A line is wiped before the next is written: CR, and CSI K of ECMA-48. */
+    /** What the terminal shows. CRs before an LF are dropped; CR and CSI K (ECMA-48) erase the line so far. */
     get shown(): string {
       return this.#written.replace(/\r+\n/g, "\n").replace(/^.*\r\x1b\[K/gm, "");
     }
@@ -328,7 +328,7 @@ describe("the recordings", () => {
       while (!isThere()) await Promise.race([this.#output.promise, over]);
     }
 
-    /** Waits until the terminal shows what was there when the line was typed, and gives where that is. */
+    /** Waits until the terminal shows what the recording has before this line; gives the line's position. */
     async ready(line: string, from = this.#played): Promise<number> {
       const at = this.#recorded.indexOf(`${line}\n`, from);
       if (at > 0 && !"\n:".includes(this.#recorded[at - 1]!)) return this.ready(line, at + 1);
@@ -361,8 +361,8 @@ describe("the recordings", () => {
   }
 
   /**
-   * Starts one after the other: the next when a server listens, or a client waits for the keyboard. Then types the
-   * lines, each in the terminal with its number.
+   * Starts the recordings one after another: the next one when a server listens or a client waits for input.
+   * Then types the lines, each in the terminal with its number.
    */
   async function play(recordings: string[], typed: [number, string][] = []): Promise<void> {
     await using stack = new AsyncDisposableStack();

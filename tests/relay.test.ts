@@ -1,5 +1,5 @@
-// lib/relay.ts: two connections joined, and the PROXY protocol as bytes, on a connection, and with others'
-// code on the other side.
+// lib/relay.ts: two connections joined, and the PROXY protocol as bytes, on a connection, and with CPython
+// at the other end.
 
 import fc from "fast-check";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -23,7 +23,7 @@ setDefaultTimeout(PATIENCE_MS);
 
 const MIB = 1 << 20;
 
-/** A client and a back-end with a relay between them: `done` is what it resolves with. */
+/** A client and a back-end with a relay between them: `done` is the promise that `relay` returned. */
 async function relayed() {
   const [front, back] = [await pair(), await pair()];
   const [client, a, b, backend] = [front.near, front.far, back.near, back.far];
@@ -101,7 +101,7 @@ describe("relay", () => {
     expect(both.backend.poll() & POLLERR).toBe(POLLERR);
   });
 
-  // Moments that no real peer can be held in.
+  // Objects play the peers here: a real peer cannot be stopped at these moments.
   const address = { host: "192.0.2.1", port: 1 };
   const forever = new Promise<void>(() => {});
   function actor(part: Partial<Relayed>, got: string[] = []): Relayed {
@@ -150,7 +150,7 @@ describe("relay", () => {
       got,
     );
     const gone = new SocketError("EPIPE", "send", address);
-    const backend = actor({ sendAll: () => Promise.reject(gone) }); // and its end came before
+    const backend = actor({ sendAll: () => Promise.reject(gone) }); // and it has already ended
     expect(await relay(client, backend)).toBe(gone);
     expect(got).toEqual(["FIN", "RST"]);
   });
@@ -159,7 +159,7 @@ describe("relay", () => {
     const got: string[] = [];
     const client = actor({ closed: Promise.resolve(), poll: () => POLLERR }, got);
     expect(await relay(client, actor({}, got))).toBeUndefined();
-    await Bun.sleep(600); // longer than is waited before a reset
+    await Bun.sleep(600); // longer than the relay waits before a reset
     expect(got).toEqual(["FIN", "FIN"]);
   });
 
@@ -168,7 +168,7 @@ describe("relay", () => {
     const client = actor({
       closed: Promise.resolve(),
       async *[Symbol.asyncIterator]() {
-        await Bun.sleep(700); // longer than is waited for what came before a reset
+        await Bun.sleep(700); // longer than the relay waits for bytes that came before a reset
         yield Buffer.from("the last of it");
       },
     });
@@ -278,7 +278,7 @@ const headers: [string, Buffer, object][] = [
   ],
 ];
 
-/** What is none, and what is said of it. */
+/** Bytes that are not a valid header, and the error for each. */
 const refused: [string, Buffer, RegExp][] = [
   ["HTTP", Buffer.from("GET / HTTP/1.1\r\n"), /no PROXY header/],
   ["one wrong letter", Buffer.from("PROXX"), /no PROXY header/],
@@ -351,7 +351,7 @@ describe("a PROXY header", () => {
       }
     };
     expect(answer(bytes.length)).toMatch(why);
-    // And never taken for one before that.
+    // A part of it is not taken for a header either.
     for (let end = 0; end < bytes.length; end++) expect(answer(end) ?? "none yet").toBeString();
   });
 
@@ -381,7 +381,7 @@ describe("a PROXY header", () => {
         const long = words.map((one) => one.toString(16)).join(":");
         return new URL(`http://[${long}]`).hostname.slice(1, -1);
       })
-      // (That would be an IPv4 address, and is read as one.)
+      // (Such an address stands for an IPv4 address, and is read as one.)
       .filter((host) => !/^::ffff:\w+:\w+$/.test(host));
     const end = fc.record({ host: fc.oneof(fc.ipV4(), ipv6), port });
     const value = fc.tuple(fc.integer({ min: 0, max: 255 }), fc.uint8Array({ maxLength: 200 }));
@@ -452,7 +452,7 @@ describe("a PROXY header", () => {
 
   test("that does not come is waited for 5 s", async () => {
     using both = await pair();
-    const dribble = setInterval(() => both.near.trySend("x"), 1_000); // which is within it each time
+    const dribble = setInterval(() => both.near.trySend("x"), 1_000); // each byte comes within the 5 s
     both.near.trySend("PROXY UNKNOWN ");
     const error = await fails(acceptProxyHeader(both.far), "EPROTO");
     clearInterval(dribble);

@@ -53,7 +53,7 @@ describe("select-server", () => {
       await conn.sendAll("hello");
       await conn.recvExactly(5);
     }
-    const third = connect({ port }).then((conn) => conn.recv(1)); // may be told by either
+    const third = connect({ port }).then((conn) => conn.recv(1)); // either call may report the reset
     await fails(third, "ECONNRESET");
     const ended = async (who: Socket, how: string) => {
       const { port } = who.localAddress;
@@ -88,7 +88,7 @@ describe("select-server", () => {
       "turn 4 select  read [server]  write []  error []",
     ]);
     using slow = await connect({ port: await server.port() });
-    slow.sendAll(pattern(32 << 20)).catch(() => {}); // it takes nothing back: the server waits for room
+    slow.sendAll(pattern(32 << 20)).catch(() => {}); // it receives nothing, so the server waits for room
     await server.until(/select  read \[server\]  write \[127\.0\.0\.1:\d+\]  error \[\]/);
   });
 
@@ -98,14 +98,14 @@ describe("select-server", () => {
     using conn = await connect({ port });
     await conn.sendAll("before");
     await conn.recvExactly(6);
-    // Both are there when it goes on, the bytes and the signal.
+    // When the server continues, both the bytes and the signal are there.
     server.kill("SIGSTOP");
     await conn.sendAll("after");
     server.kill("SIGTERM");
     server.kill("SIGCONT");
     expect(String(await recvAll(conn))).toBe("after");
     await untilRefused(port);
-    await conn.sendAll("late"); // it was on its way: that is no reason for a reset
+    await conn.sendAll("late"); // bytes that come after the signal must not cause a reset
     for (let i = 0; i < 5; i++) await turn();
     expect(conn.poll() & POLLERR).toBe(0);
     conn.close();

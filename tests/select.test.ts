@@ -102,7 +102,7 @@ test("refuses a time that makes no sense, and to wait for nothing for ever", asy
 test("a timeout that is longer than timers take waits all the same", async () => {
   using both = await pair();
   const waiting = select([both.far], [], [], 2 ** 31);
-  await select([], [], [], 20); // a timer with 2 ** 31 ms would have fired by now: Node takes 1 ms for it
+  await select([], [], [], 20); // a timer of 2 ** 31 ms would have fired by now: it overflows to 1 ms
   await both.near.sendAll("x");
   expect((await waiting)[0]).toEqual([both.far]);
 });

@@ -1,5 +1,5 @@
-// serve: many connections at once within limits, what becomes of one whose handler fails, and an end
-// that loses nothing.
+// serve: many connections at once within limits, what happens when a handler fails, and an end that
+// loses nothing.
 
 import { getEventListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -28,7 +28,7 @@ const echo: Handler = async (conn) => {
   for await (const chunk of conn) await conn.sendAll(chunk);
 };
 
-/** A server that runs until it is stopped, and what it was told. */
+/** A server that runs until it is stopped; `told` is what `onError` was called with. */
 class Service implements AsyncDisposable {
   readonly server: ServerSocket = listen({ port: 0 });
   readonly told: unknown[] = [];
@@ -59,7 +59,7 @@ class Service implements AsyncDisposable {
   }
 }
 
-/** Says something and waits for the echo: then the handler runs. */
+/** Sends something and waits for the echo: after that, the handler is running. */
 async function greet(conn: Socket, text = "hello"): Promise<Socket> {
   await conn.sendAll(text);
   expect(String(await conn.recvExactly(text.length))).toBe(text);
@@ -82,7 +82,7 @@ describe("a handler", () => {
     using stays = await greet(await service.connect());
     using conn = await service.connect();
     await conn.sendAll("throw");
-    await fails(recvAll(conn), "ECONNRESET"); // whatever it had sent was not all
+    await fails(recvAll(conn), "ECONNRESET"); // a FIN would make a partial reply look complete
     expect(service.told).toEqual([thrown]);
     await greet(stays, "still here");
   });
@@ -134,7 +134,7 @@ describe("when the signal comes", () => {
   test("what has come to the kernel by then is answered, too", async () => {
     const service = new Service(echo);
     using conn = await greet(await service.connect());
-    await conn.sendAll("in time"); // on loopback it is there when the call returns, but nobody has read it
+    await conn.sendAll("in time"); // on loopback it has arrived by then, but the server has not read it
     service.stop();
     expect(String(await recvAll(conn))).toBe("in time");
     conn.close();
@@ -178,7 +178,7 @@ describe("when the signal comes", () => {
       }
       conn.close();
       await sending;
-      // What came back is the beginning of what was sent, and its last message may be cut at the end.
+      // What came back is the beginning of what was sent. The last message of it may be incomplete.
       const lines = got.split("\n");
       lines.slice(0, -1).forEach((line, i) => expect(line).toBe(`message ${i}`));
       return lines.length;
@@ -208,7 +208,7 @@ describe("when the signal comes", () => {
     await stays.sendAll("stay");
     using goes = await service.connect();
     await goes.recvExactly(5);
-    await Bun.sleep(10); // "stay" is there
+    await Bun.sleep(10); // so that "stay" has arrived
     service.stop();
     expect(String(await recvAll(goes))).toBe("bye");
     finished = false;
@@ -235,7 +235,7 @@ describe("when the signal comes", () => {
     using conn = await greet(await service.connect());
     service.stop();
     expect(await conn.recv(1)).toHaveLength(0);
-    await conn.sendAll("into the void"); // nobody is told: it is no error of the server
+    await conn.sendAll("into the void"); // nobody is warned: this is not an error of the server
     await service.over;
     expect(service.told).toEqual([]);
   });
@@ -282,7 +282,7 @@ describe("when the signal comes", () => {
     service.stop();
     expect(await recvAll(conn)).toHaveLength(0);
     await conn.sendAll(Buffer.alloc(16 << 20));
-    conn.close(); // FIN: all of it was taken
+    conn.close(); // sends a FIN: the server has taken all of it
     await service.over;
     expect(service.told).toEqual([]);
   });
@@ -309,7 +309,7 @@ test("without a signal it is over after close(), and after its last handler", as
   using conn = await connect(server.address);
   await greet(conn);
   server.close();
-  await greet(conn, "goes on"); // it is not told, and has all the time it wants
+  await greet(conn, "goes on"); // its handler is not told to stop, and has no time limit
   expect(isOver).toBe(false);
   conn.close();
   await served;
@@ -414,9 +414,9 @@ describe("limits", () => {
       await turn();
     }
     expect(most).toBeGreaterThan(4 * MIB);
-    const limit = 4 * MIB + 4 * MIB + 2 * MIB; // with those who may finish a message
+    const limit = 4 * MIB + 4 * MIB + 2 * MIB; // more than 4 MiB: some connections may finish a message
     expect(most).toBeLessThan(limit);
-    // Nor from those who come now.
+    // Nothing is received from new connections either.
     const late = await Promise.all(Array.from({ length: 20 }, () => service.connect()));
     for (const conn of late) conn.trySend(frame);
     for (let i = 0; i < 50; i++) await turn();
@@ -440,7 +440,7 @@ describe("limits", () => {
         using there = await connect(back.address);
         for await (const chunk of conn) { await there.sendAll(chunk); await conn.sendAll(await there.recv(100)); }
       }, { maxConnections: 1000, idleTimeout: 0, descriptors: 3 });`;
-    // In the test one process is both ends: three descriptors for each connection.
+    // In this test, one process has both servers: three descriptors for each connection.
     const bash = `ulimit -n 160; exec '${process.execPath}' -e '${code}'`;
     await using proxy = new Process(["bash", "--norc", "-c", bash]);
     await using crowd = python(
@@ -534,14 +534,14 @@ test("--log: a line when a connection ends, and one a minute with what is open a
   await until(4);
   expect(written).toEqual([
     says("2 open, 1 refused"),
-    says("2 open, 0 refused"), // of this minute
+    says("2 open, 0 refused"), // none since the last line
     says(`${name(one)} ended: \\d+\\.\\d s, 5 bytes in, 5 out`),
     says(`${name(two)} ECONNRESET: \\d+\\.\\d s, 5 bytes in, 5 out`),
   ]);
   expect(writing).toHaveBeenCalledTimes(4);
   service.stop();
   await service.over;
-  expect(timers.mock.results[minute]!.value).toHaveProperty("_destroyed", true); // as Node has it
+  expect(timers.mock.results[minute]!.value).toHaveProperty("_destroyed", true); // it was cleared
 });
 
 test("behind a proxy, its health checks are not told of, and clients by their own address", async () => {
@@ -555,14 +555,14 @@ test("behind a proxy, its health checks are not told of, and clients by their ow
     await greet(conn);
     conn.reset();
   };
-  await visit({ source: null, destination: null }); // the check breaks off, as checks do
+  await visit({ source: null, destination: null }); // a health check ends with a reset, as checks do
   await visit({ source: at(1), destination });
   await server.until(/^.*Z 192\.0\.2\.7:1 ECONNRESET: .*\n/m, "stderr");
   await server.until(/^warning: connection with 192\.0\.2\.7:1: .*\n/m, "stderr");
   expect(server.stderr.match(/\n/g)).toHaveLength(2);
 });
 
-// Those for one client at a time have no crowd to tell of, and datagrams have no connections.
+// Servers for one client at a time have no --log, and servers for datagrams have no connections.
 const many = [...servers, "proxy"].filter((name) => !/^echo-(loop-)?server$/.test(name));
 test.each(many)("%s --log tells who has ended", async (name) => {
   const to = name === "proxy" ? ["--to", "127.0.0.1:1"] : [];

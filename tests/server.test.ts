@@ -10,7 +10,7 @@ import { PATIENCE_MS, Process, python, testPython, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** What one turn of the loop can bring: the kernel's queue. */
+/** The most connections that one turn of the loop can bring: the length of the kernel's queue. */
 const ONE_TURN = 512;
 
 /** The connections of a server that are open at our end, as proc_pid_net(5) shows them. */
@@ -27,7 +27,7 @@ function takeAll(server: ServerSocket): Socket[] {
   return taken;
 }
 
-/** Connects in a process of its own, and tells how many of them are still there. */
+/** Opens connections in a process of its own; for each line of input it prints how many are still there. */
 const storm = (port: number, connections: number) =>
   python(
     `
@@ -61,8 +61,8 @@ describe("the backlog", () => {
       clients.push(...(await Promise.all(Array.from({ length: 100 }, () => connect({ port })))));
     }
     const held = openConnections(server);
-    expect(held - accepted.length).toBeLessThanOrEqual(2 + ONE_TURN + 200); // the last ones
-    coming = false; // it takes none any more: then two wait, and the others have heard that
+    expect(held - accepted.length).toBeLessThanOrEqual(2 + ONE_TURN + 200); // 200: the latest ones
+    coming = false; // the server accepts no more: then two wait, and the others have been reset
     await slow;
     for (let i = 0; i < 4; i++) await turn();
     const waiting = takeAll(server);
@@ -72,7 +72,7 @@ describe("the backlog", () => {
     for (const conn of [...clients, ...accepted, ...waiting]) conn.close();
   });
 
-  // Each takes all there is, until it has `all` of them.
+  // Each of these accepts connections until it has `all` of them.
   const takers = {
     "waitReadable and tryAccept": async (server: ServerSocket, all: number) => {
       const taken: Socket[] = [];
@@ -114,7 +114,7 @@ describe("those that are reset while they wait", () => {
     const gone = [await connect({ port }), await connect({ port }), await connect({ port })];
     for (let i = 0; i < 4; i++) await turn(); // they wait
     for (const conn of gone) conn.reset();
-    for (let i = 0; i < 4; i++) await turn(); // and now they do not
+    for (let i = 0; i < 4; i++) await turn(); // their resets have arrived
     using stays = await connect({ port });
     await stays.sendAll("here");
     for (let i = 0; i < 4; i++) await turn();
@@ -138,7 +138,7 @@ describe("those that are reset while they wait", () => {
   });
 });
 
-/** Whether one could be accepted, by poll(2). */
+/** Whether a connection could be accepted, as a bit of poll(2). */
 const takeable = (server: ServerSocket) => server.poll() & POLLIN;
 
 test("a signal is let go of by each accept, and by a server that is closed", async () => {
@@ -163,17 +163,17 @@ testPython("out of descriptors: some wait, the others are told, and the loop is 
   await server.until(/^warning: no descriptor is left: more connections are refused\n/m, "stderr");
   let there = 200;
   for (let asked = 1; there >= 48; asked++) {
-    crowd.type("count\n"); // the last of them may not have heard yet
+    crowd.type("count\n"); // the last resets may not have arrived yet
     const answer = await crowd.until(new RegExp(`^(?:.*\n){${asked}}there (\\d+)\n`));
     there = Number(answer[1]);
   }
   expect(there).toBeGreaterThan(10);
-  // Its CPU time stays where it is: a server that tries again and again uses all of it.
+  // The server uses almost no CPU time: one that tries again and again would use all of it.
   const before = cpuTicks(server.pid);
   await Bun.sleep(500);
   expect(cpuTicks(server.pid) - before).toBeLessThan(10); // of 50
   expect(server.stderr.split("\n")).toHaveLength(2); // one line
-  // When there are free ones again, it serves as before.
+  // When descriptors are free again, it serves as before.
   crowd.kill("SIGKILL");
   await crowd.exit();
   using conn = await connect({ port });

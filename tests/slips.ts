@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { cli, print } from "../lib/cli.ts";
 import { root } from "./helpers.ts";
 
-/** A test run that takes longer hangs, which is noticed, too. */
+/** A test run that takes longer counts as hanging: then the slip was noticed, too. */
 const PATIENCE_MS = 300_000;
 
 interface Slip {
@@ -96,13 +96,13 @@ async function tryOut(slip: Slip, copy: string): Promise<[isNoticed: boolean, ou
   try {
     process.kill(-run.pid, "SIGKILL");
   } catch {
-    // Nobody is left in it.
+    // No process is left in the group.
   }
   const [, failed] = (await new Response(run.stderr).text()).match(/^\(fail\) (.*)/m) ?? [];
   writeFileSync(path, text);
   if (code === 0) return [false, `not noticed by ${tests.join(", ")}`];
   if (failed !== undefined) return [true, `noticed by ${tests.join(", ")}: ${failed}`];
   if (run.signalCode === "SIGKILL") return [true, `hangs ${tests.join(", ")}`];
-  // A slip that is none, such as a syntax error, or a name that no test has.
+  // The slip is not a valid one (such as a syntax error), or no test has that name.
   return [false, "no test has failed, but the run has"];
 }

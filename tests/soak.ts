@@ -46,7 +46,7 @@ let seed = 1;
 const random = (max: number) => Math.floor(Math.random() * max);
 const data = (max: number) => () => pattern(1 + random(max), seed++);
 
-// Those who misbehave are as many as those who do not; over TLS, half of them speak in clear.
+// Half of the clients misbehave. At a TLS server, half of these connect without TLS.
 const [TLS, NETCAT] = [" (TLS)", " (by netcat)"];
 const { cert, key } = makeCertificate("localhost");
 const folder = mkdtempSync(join(tmpdir(), "soak-"));
@@ -74,10 +74,10 @@ const chat: Visit = async (conn) => {
 
 const host = via === "127.0.0.1" ? via : "0.0.0.0"; // where the servers listen
 
-// By the server's command. What has no connection in its hand makes its own: by datagrams, by netcat.
+// By the server's command. Null: no connection is made for the visit; it uses datagrams or netcat.
 const visits: Record<string, Visit | null> = {
   "udp-echo-server": null,
-  // One client after another: one whose reset was lost would keep all others waiting.
+  // These serve one client after another: without a timeout, one whose reset was lost would block the others.
   "echo-server --forever --idle-timeout 3": exchange(() => Buffer.from("one message")),
   "echo-loop-server --forever --idle-timeout 3": exchange(() =>
     Buffer.from("text ".repeat(random(2000))),
@@ -148,7 +148,7 @@ const misdeeds: ((conn: Socket) => Promise<unknown>)[] = [
   },
   async (conn) => Bun.sleep(random(30)),
   async (conn) => {
-    // In a chat: somebody with a name, who says much and reads nothing.
+    // For the chat: gives a name, says much, and reads nothing.
     await conn.sendAll(`loud${seed++}\n`);
     for (let i = random(8000); i > 0; i--) await conn.sendAll(`${"x".repeat(999)}\n`);
   },
@@ -160,7 +160,7 @@ async function misbehave(conn: Socket): Promise<void> {
   await misdeeds[random(misdeeds.length)]!(conn).catch(() => {});
 }
 
-// Of datagrams some are lost: they are sent again. And who behaves ill sends many, and reads no reply.
+// Datagrams that are lost are sent again. A client that misbehaves sends many, and reads no reply.
 async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
   using socket = await datagram({ peer: { host: via, port: tally.port } });
   if (!well) {
@@ -180,22 +180,22 @@ async function callByDatagram(tally: Tally, well: boolean): Promise<[out: number
   throw new Error("no reply");
 }
 
-// Netcat is started for each call: to connect, or to be called by somebody who misbehaves.
+// Netcat is started for each call: it connects, or it listens for a client that misbehaves.
 async function callByNetcat(tally: Tally, well: boolean): Promise<[out: number, back: number]> {
   const text = TEXT.slice(0, random(TEXT.length));
   const there = `--host localhost --port ${tally.port} ${tally.tls ? `--tls-ca ${files.TLS_CERT}` : ""}`;
   const flags = well ? there : "--listen --port 0";
   const input = `< <(head -c ${Buffer.byteLength(text)} ${folder}/text)`;
   const command = `exec ${process.execPath} run scripts/netcat.ts ${flags} ${input}`;
-  // With a socket as its stdin, bash would read ~/.bashrc, which may print something.
+  // --norc: with a socket as its stdin, bash would read ~/.bashrc, which may print something.
   await using netcat = new Process(["bash", "--norc", "-c", command]);
   if (!well) {
     tally.misdeeds++;
     const [, port] = await netcat.until(/^listening on .*:(\d+)\n/, "stderr");
     await misbehave(await connect({ port: Number(port) }));
-    await untilRefused(Number(port)); // for one that was reset too early it waits for the next
+    await untilRefused(Number(port)); // if a connection was reset too early, it waits for another
   }
-  // Whatever the other side did, netcat ends, and says at most why.
+  // Whatever the other side did, netcat has to end, with at most one line that says why.
   const code = await Promise.race([netcat.exit(), Bun.sleep(30_000)]);
   const said = netcat.stderr.replace(/^listening on .*\n/, "");
   const isFine = well ? code === 0 && said === "" : /^(error: .*\n)?$/.test(said) && code! < 2;
@@ -244,7 +244,7 @@ async function soak(name: string, visit: Visit | null): Promise<boolean> {
   const guests = Array.from({ length: name.endsWith(NETCAT) ? 2 : clients }, async (_, i) => {
     while (going()) await call(tally, visit, i % 2 === 0);
   });
-  // Also on the way: what rises at first, and then no more, is not lost.
+  // Measures during the run, too: a number that rises only at first is not a leak.
   const looks = setInterval(measure, (seconds * 1000) / 4, tally);
   await Promise.all(guests);
   clearInterval(looks);
@@ -302,8 +302,8 @@ async function report(tally: Tally): Promise<boolean> {
   return wrong.length === 0 && odd.length === 0 && code === 0;
 }
 
-// Each server has its guests in a process of their own. (Bun goes on with five TLS handshakes a turn of the loop,
-// the newest first: in one process for all, whose turns are long, some would wait for ever.)
+// The clients of each server run in a process of their own. (Bun continues five TLS handshakes per turn of the
+// loop, the newest first: in one process for all, with long turns, some would wait for ever.)
 async function soakAlone(name: string): Promise<boolean> {
   const limits = ["--seconds", `${seconds}`, "--clients", `${clients}`];
   const flags = [...limits, "--via", via, "--only", name];

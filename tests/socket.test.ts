@@ -38,7 +38,7 @@ async function fillUp(near: Socket): Promise<number> {
   return total;
 }
 
-/** Takes out what a socket holds, without the kernel's part: the event loop does not turn. Gives the bytes. */
+/** Takes out the bytes that a socket holds, but not the kernel's: the loop does not turn. Gives their number. */
 function takeHeld(far: Socket): number {
   let held = 0;
   for (let piece = far.tryRecv(MIB); piece !== null; piece = far.tryRecv(MIB)) held += piece.length;
@@ -596,7 +596,7 @@ describe("shutdown", () => {
       expect(error.code).toBe("EPIPE");
       expect(error.syscall).toBe("send");
     }
-    await both.near.waitWritable(); // there is an error to be told
+    await both.near.waitWritable(); // writable, because a send would fail at once
     await both.far.sendAll("answer");
     both.far.shutdown("write");
     expect(String(await recvAll(both.near))).toBe("answer");
@@ -608,7 +608,7 @@ describe("shutdown", () => {
     const waiting = both.far.recv(10);
     both.far.shutdown("read");
     expect((await waiting).length).toBe(0);
-    await both.near.sendAll(new Uint8Array(16 * MIB)); // dropped, but taken
+    await both.near.sendAll(new Uint8Array(16 * MIB)); // it is received and dropped
     expect((await both.far.recv(10)).length).toBe(0);
     await both.far.sendAll("still talking");
     expect(String(await both.near.recv(100))).toBe("still talking");
@@ -795,7 +795,7 @@ describe("setTimeout", () => {
     sending.then(() => (stillGoing = false));
     const receiving = within(20, () => near.recv(1));
     const second = within(60, () => near.sendAll("second"));
-    const third = within(null, () => near.sendAll("third")); // behind one that is given up
+    const third = within(null, () => near.sendAll("third")); // it waits behind `second`, which is given up
     for (const call of [receiving, second, third]) expect((await call).code).toBe("ETIMEDOUT");
     expect(stillGoing).toBe(true);
     near.close();
@@ -845,7 +845,7 @@ describe("setTimeout", () => {
     expect([second.code, second.bytesSent]).toEqual(["ETIMEDOUT", 0]);
     expect([third.code, third.bytesSent]).toEqual(["ETIMEDOUT", 0]);
     both.near.close();
-    // A part, and then no end that would make it look complete.
+    // The peer gets a part and then a reset: a FIN would make the part look complete.
     expect((await failure(recvAll(both.far))).code).toBe("ECONNRESET");
   });
 
@@ -855,7 +855,7 @@ describe("setTimeout", () => {
     const sending = failure(both.near.sendAll(new Uint8Array(32 * MIB)));
     both.near.shutdown("write");
     const { bytesSent } = await sending;
-    // No FIN makes the part look complete: the peer gets it, and after it whatever is sent next.
+    // No FIN makes the part look complete. The peer gets the part, and then whatever is sent next.
     const part = both.far.recvExactly(bytesSent);
     await part;
     await both.near.sendAll("an excuse");
@@ -879,7 +879,7 @@ describe("setTimeout", () => {
 testWith("ss", "setKeepAlive: probes begin after whole seconds, rounded up", async () => {
   using both = await pair();
   const { near, far } = both;
-  /** The timer of our socket that runs, as ss(8) tells it. */
+  /** The timer of our socket that is running, as ss(8) shows it. */
   const timer = () => {
     const [sport, dport] = [near, far].map((conn) => `:${conn.localAddress.port}`);
     const { stdout } = Bun.spawnSync(["ss", "-tnoH", "sport", sport!, "and", "dport", dport!]);
@@ -889,9 +889,9 @@ testWith("ss", "setKeepAlive: probes begin after whole seconds, rounded up", asy
   for (const [ms, told] of [
     [0, /^keepalive,(120|119)min$/], // the system's two hours
     [500, /^keepalive,(1sec|\d+ms)$/],
-    [1_001, /^keepalive,(2sec|1\.\d+ms)$/], // 1.9 s is "1.900ms" to it
+    [1_001, /^keepalive,(2sec|1\.\d+ms)$/], // ss writes 1.9 s as "1.900ms"
   ] as const) {
-    // On a busy machine a second may be over before ss looks: then once more.
+    // On a busy machine, a second may be over before ss looks: then it is tried again.
     for (let seen = false; !seen; await turn()) {
       near.setKeepAlive(true, ms);
       seen = told.test(timer() ?? "");
@@ -948,7 +948,7 @@ describe("Web Streams", () => {
     const reader = both.far.readable.getReader();
     const reading = reader.read();
     await turn();
-    expect((await failure(both.far.recv(1))).code).toBe("EBUSY"); // it waits
+    expect((await failure(both.far.recv(1))).code).toBe("EBUSY"); // the reader is waiting
     await reader.cancel();
     expect((await reading).done).toBe(true);
     await both.near.sendAll("hello");

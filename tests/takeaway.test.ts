@@ -22,7 +22,7 @@ const folder = mkdtempSync(join(tmpdir(), "takeaway-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const bun = process.execPath;
 
-/** Runs it: a server listens and ends at SIGTERM; the others print their flags. */
+/** Runs it: a server has to listen and to end at SIGTERM; every script has to print its flags. */
 async function runs(command: string[], name: string): Promise<void> {
   if (servers.includes(name)) {
     const flags = ["--host", "127.0.0.1", "--port", "0", ...(APART[name] ?? [])];
@@ -115,7 +115,7 @@ describe("copy", () => {
     const target = join(project, "echo");
     await using copying = script("copy", ["echo-server.ts", target]);
     expect(await copying.exit()).toBe(0);
-    expect(existsSync(join(target, "package.json"))).toBe(brings); // with what it depends on
+    expect(existsSync(join(target, "package.json"))).toBe(brings); // only if the types are missing
     install(brings ? target : project);
     await using checking = new Process([bun, "check", "--cwd", target]);
     expect(await checking.exit(), checking.stdout + checking.stderr).toBe(0);

@@ -38,7 +38,7 @@ for (const mode of [[], ["--relay"]]) {
       await server.until(
         new RegExp(`^Client connected: 127.0.0.1:${conn.localAddress.port}$`, "m"),
       );
-      // Also what ends in the middle of a character.
+      // The last of these begins in the middle of a character.
       for (const said of ["hello", "한국어", "한국"].map((text, i) =>
         Buffer.from(text).subarray(i > 1 ? 1 : 0),
       )) {
@@ -48,7 +48,7 @@ for (const mode of [[], ["--relay"]]) {
       }
       conn.close();
       server.kill("SIGTERM");
-      expect(await server.exit()).toBe(0); // nobody is there: it does not wait out its grace
+      expect(await server.exit()).toBe(0); // nobody is connected: it does not wait for its grace to end
     });
 
     testPython("lines that threads print stay whole, however slowly they are read", async () => {

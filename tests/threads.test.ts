@@ -44,7 +44,7 @@ async function askUntilServed(port: number, order: string): Promise<string> {
   }
 }
 
-/** Opens as many connections as the fixture accepts at once, and waits for an answer on each. */
+/** Opens almost as many connections as the fixture accepts (100), and waits for an answer on each. */
 async function openAll(port: number): Promise<Socket[]> {
   const conns = await Promise.all(Array.from({ length: 90 }, () => connect({ port })));
   const answers = await Promise.all(conns.map((conn) => ask(conn, "hello")));
@@ -133,7 +133,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
       await recvAll(conn).catch(() => {});
       await askUntilServed(port, "hello");
     }
-    expect(performance.now() - started).toBeGreaterThan(1_900); // the first one at once
+    expect(performance.now() - started).toBeGreaterThan(1_900); // the first replacement comes at once
   });
 
   test.each([
@@ -162,7 +162,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     await using server = faulty("--late", ...mode);
     const port = await server.port();
     using conn = await connect({ port });
-    // The second thread may not listen to the first one yet.
+    // The second thread may not be listening for "start" yet, so it is sent until the thread joins.
     while (!server.stdout.includes("the second thread joins")) await ask(conn, "start");
     conn.close();
     server.kill("SIGTERM");
@@ -249,11 +249,11 @@ describe("the relay", () => {
     const first = await connect({ port });
     await first.sendAll("x");
     await first.recv(1);
-    // The thread's answer to one too many; it may come before Bun has told of the connection.
+    // The thread resets one connection too many. The reset may come before Bun has reported the connection.
     const second = connect({ port }).then((conn) => conn.recv(1));
     await fails(second, "ECONNRESET");
     first.reset();
-    await server.until(/connection reset by peer/, "stderr"); // what the thread has heard
+    await server.until(/connection reset by peer/, "stderr"); // the reset has reached the thread
   });
 
   test("waits for the thread that takes the place of a dead one", async () => {
@@ -264,7 +264,7 @@ describe("the relay", () => {
       await ask(doomed, "hello");
       await doomed.sendAll("die");
       await recvAll(doomed).catch(() => {});
-      using next = await connect({ port }); // at once: it waits, and does not ask again
+      using next = await connect({ port }); // at once: this connection waits; no second one is needed
       expect(await ask(next, "hello")).toStartWith("hello");
     }
   });

@@ -1,5 +1,5 @@
-// TLS as the scripts have it: flags and their errors, renewed certificates, threads, and the tools that
-// people have: curl, openssl, Node, Go.
+// TLS in the scripts: flags and their errors, renewed certificates, threads, and common tools at the
+// other end: curl, openssl, Node, Go.
 
 import { X509Certificate } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -40,7 +40,7 @@ const junk = file("junk.pem", "no PEM at all\n");
 const nowhere = join(folder, "nowhere.pem");
 const flags = ["--port", "0", "--tls-cert", cert, "--tls-key", key];
 
-/** Has a TLS echo server send bytes back, and compares them. */
+/** Sends bytes to a TLS echo server, and compares what comes back. */
 async function echoes(port: number, { cert: ca }: Certificate = own): Promise<void> {
   using conn = await connect({ port, tls: { ca } });
   const data = pattern(100_000, port);
@@ -193,7 +193,7 @@ describe("our scripts with each other", () => {
     client.type("/quit\n");
     expect(await client.exit()).toBe(0);
     await proxy.until(/: 10 bytes there, .* back, .* s, ended\n/);
-    // What is behind is checked as well.
+    // The certificate of the server behind the proxy is checked as well.
     await using wrong = script("proxy", ["--port", "0", "--to", to, "--to-tls"]);
     using conn = await connect({ port: await wrong.port() });
     await fails(conn.recv(1), "ECONNRESET");
@@ -266,7 +266,7 @@ test("secure shows the sentence in clear and not over TLS, and who is refused", 
 });
 
 describe("SIGHUP", () => {
-  // By which authority has signed it, clients tell the one from the other.
+  // Clients tell the two certificates apart by the authority that has signed them.
   const [before, after] = [makeCertificate("one authority"), makeCertificate("another authority")];
   const [old, renewed] = [
     makeCertificate("localhost", before),
@@ -297,7 +297,7 @@ describe("SIGHUP", () => {
           "--json",
         ],
       ]);
-      // Beside those that stay, new ones come all the time.
+      // Besides the connections that stay, new ones come all the time.
       let coming = true;
       let visits = 0;
       const visitors = Array.from({ length: 4 }, async () => {
@@ -313,7 +313,7 @@ describe("SIGHUP", () => {
       server.kill("SIGHUP");
       await server.until(/^the certificate was renewed: valid until .*\n/m, "stderr");
       await untilRenewed(port);
-      // What is no certificate leaves the one that is there.
+      // If the file holds no certificate, the server keeps the one that it has.
       writeFileSync(certFile, "half a cert");
       server.kill("SIGHUP");
       await server.until(
@@ -332,7 +332,7 @@ describe("SIGHUP", () => {
     },
   );
 
-  // Each thread takes it by itself.
+  // Each thread takes the new certificate in its own time, so it has to be seen 20 times in a row.
   async function untilRenewed(port: number): Promise<void> {
     for (let inARow = 0; inARow < 20; inARow++) {
       const conn = await connect({ port, tls: { ca: after.cert } }).catch(() => null);
@@ -357,7 +357,7 @@ describe("SIGHUP", () => {
     server.kill("SIGHUP");
     await server.until(/^the certificate was renewed/m, "stderr");
     writeFileSync(certFile, "half a cert");
-    using conn = await connect({ port, tls: { ca: all } }); // its thread may not have heard of it yet
+    using conn = await connect({ port, tls: { ca: all } }); // its thread may still have the old one
     await conn.sendAll("die");
     await server.until(/another takes its place/, "stderr");
     const tls = { ca: after.cert };
@@ -387,7 +387,7 @@ describe("tools", () => {
       expect(curl.stdout).toContain("GET /from-curl HTTP/1.1");
     }
     await using stranger = new Process(["curl", "-sS", `https://localhost:${port}/`]);
-    expect(await stranger.exit()).toBe(60); // who that is cannot be checked
+    expect(await stranger.exit()).toBe(60); // curl cannot verify the server's certificate
   });
 
   testWith("openssl", "openssl s_client talks to echo-threaded-server", async () => {

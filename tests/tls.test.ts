@@ -30,7 +30,7 @@ const expired = makeCertificate("localhost", authority, -1);
 const elsewhere = makeCertificate("elsewhere.example", authority);
 const known = { ca: authority.cert };
 
-/** An echo server, and what it says of those whom it refuses. */
+/** An echo server, and its messages about the clients that it refuses. */
 class Echo implements Disposable {
   readonly refused: string[] = [];
   readonly server: ServerSocket;
@@ -63,7 +63,7 @@ async function ask(port: number, tls: true | ClientTls = known, host = "127.0.0.
   return String(await conn.recvExactly(5));
 }
 
-/** What happens to somebody who connects: the code, and why. */
+/** Why a client is refused: the code, and the reason. */
 async function refusal(port: number, tls: true | ClientTls = known): Promise<string> {
   const { code, syscall, reason } = await fails(ask(port, tls), ...CODES);
   return `${syscall} ${code}: ${reason}`;
@@ -189,7 +189,7 @@ describe("a client is refused", () => {
     using echo = new Echo({ tls: asking });
     expect(await ask(echo.port, { ...known, ...pick(client) })).toBe("hello");
     expect(echo.refused).toEqual([]);
-    // With TLS 1.3 the client is done before the server has seen what it has.
+    // With TLS 1.3, the client's handshake ends before the server has checked its certificate.
     expect(await refusal(echo.port)).toBe("recv EPROTO: tlsv1 alert certificate required");
     for (const bad of [selfSigned, expired]) {
       const { code } = await fails(
@@ -245,7 +245,7 @@ except ssl.SSLError as error: print(error.reason, flush=True)`,
   testPython("that does not trust us: what it says of that is told", async () => {
     using echo = new Echo();
     for (const [version, why] of [
-      ["TLSv1_3", "the other side has refused the TLS handshake"], // OpenSSL says so in clear
+      ["TLSv1_3", "the other side has refused the TLS handshake"], // OpenSSL sends this alert unencrypted
       ["TLSv1_2", "tlsv1 alert unknown ca"],
     ]) {
       await using stranger = python(
@@ -277,7 +277,7 @@ except ssl.SSLError as error: print(error.reason, flush=True)`,
   });
 });
 
-/** What a client says first, of which a part makes a server wait. */
+/** The beginning of a ClientHello: a part of it makes a server wait for the rest. */
 const HELLO = Buffer.from("16030100f8010000f40303".padEnd(2 * 253, "00"), "hex");
 
 test("a record that was tampered with is EPROTO at both ends, and the bytes before it come first", async () => {
@@ -310,7 +310,7 @@ test("a record that was tampered with is EPROTO at both ends, and the bytes befo
     expect(String(await receiver.recv(100))).toBe("before");
     const error = await fails(receiver.recv(100), "EPROTO");
     expect(error.reason).toBe("decryption failed or bad record mac");
-    await fails(sender.recv(100), "EPROTO"); // it is told by an alert
+    await fails(sender.recv(100), "EPROTO"); // the receiver has sent it an alert
     for (const conn of [near, beyond]) conn.reset();
   }
 });
@@ -446,13 +446,13 @@ test("the name that counts: the host, a name or an address; serverName instead; 
   using six = new Echo({ host: "::1" });
   for (const host of ["::1", "[::1]", "localhost"])
     expect(await ask(six.port, known, host)).toBe("hello");
-  // By name alone, though the address is the same.
+  // A certificate with a name only is valid for that name, not for the server's address.
   const named = makeCertificate("LocalHost", authority); // no addresses in it
   using byName = new Echo({ tls: pick(named) });
   expect(await ask(byName.port, known, "localhost")).toBe("hello");
   await fails(ask(byName.port, known, "127.0.0.1"), "ERR_TLS_CERT_ALTNAME_INVALID");
   const scoped = checkTls("connect", known, { host: "fe80::1%eth0", port: 1 });
-  expect(scoped.serverName).toBe("fe80::1"); // an interface is no part of an address in a certificate
+  expect(scoped.serverName).toBe("fe80::1"); // an address in a certificate has no interface
   using other = new Echo({ tls: pick(elsewhere) });
   expect(await ask(other.port, { ...known, serverName: "elsewhere.example" })).toBe("hello");
 });
@@ -606,7 +606,7 @@ sys.stdin.read()`,
     const [near, far] = await pair();
     await near.sendAll("x");
     near.close();
-    for (let i = 0; i < 10; i++) await turn(); // not 12 s, as for a peer that reads nothing
+    for (let i = 0; i < 10; i++) await turn(); // far less than the 12 s for a peer that reads nothing
     expect(sockets().difference(before).size).toBe(1); // the peer's
     expect(String(await far.recv(1))).toBe("x");
     far.close();
@@ -626,14 +626,14 @@ sys.stdin.read()`,
   });
 });
 
-/** A client of CPython to whom an end without close_notify is an error. */
+/** A CPython client that treats an end without close_notify as an error. */
 const STRICT = `
 import ssl
 context = ssl.create_default_context(cadata=sys.argv[2])
 conn = context.wrap_socket(connect(sys.argv[1]), server_hostname="localhost", suppress_ragged_eofs=False)`;
 
 describe("peers that take their time", () => {
-  // Each of these has its ten seconds; so they have them together.
+  // Each of these takes ten seconds or more, so they run at the same time.
   test("10 s for a handshake, 12 s for an end; 300 who begin one do not keep a client out", async () => {
     using echo = new Echo();
     using mute = listen({ port: 0 });
@@ -684,7 +684,7 @@ describe("handshakes and the backlog", () => {
     const begun: Socket[] = [];
     while (begun.length < 8) begun.push(await connect({ port }));
     const isReset = (conn: Socket) => (conn.poll() & 8) !== 0;
-    await until(() => begun.some(isReset)); // within a second, which a burst has
+    await until(() => begun.some(isReset)); // after a second: a burst has that long
     expect(begun.map(isReset)).toEqual([false, false, false, true, true, true, true, true]);
     for (const conn of begun) conn.close();
   });
@@ -705,7 +705,7 @@ describe("handshakes and the backlog", () => {
     await conn.sendAll(HELLO.subarray(0, 50));
     for (let i = 0; i < 3; i++) await turn();
     listening.close();
-    conn.setTimeout(5_000); // and not after the 10 s that a handshake has
+    conn.setTimeout(5_000); // less than the 10 s that a handshake has
     await fails(conn.recv(1), "ECONNRESET");
     conn.close();
   });

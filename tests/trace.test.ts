@@ -16,7 +16,7 @@ function calls(stderr: string, port: number): string[] {
     .map((line) => line.replace(/127\.0\.0\.1:\d+/g, "PEER"));
 }
 
-/** A program with `server`, `near` and `far` at hand, traced from there on: the lines about its calls. */
+/** Runs `code` in a traced program that has `server`, `near` and `far`; gives the lines about its calls. */
 async function traced(code: string): Promise<string[]> {
   const program = `
     import { connect, listen } from "./lib/socket.ts";
@@ -312,8 +312,8 @@ test("ends that are no errors do not look like errors; those that are, do", asyn
     for await (const conn of server);`);
   expect(lines.filter((line) => !line.includes("select")).slice(0, -1)).toEqual([
     "conn#1  close()",
-    "conn#1  recv(10) -> closed", // it waited when we closed
-    "conn#1  recv(10) -> EBADF", // a mistake: it was closed already
+    "conn#1  recv(10) -> closed", // this call was waiting when we closed
+    "conn#1  recv(10) -> EBADF", // a mistake: the socket was closed before the call
     "conn#2  recvExactly(4) -> EOF", // an end between two messages
     "server#1  close()",
     "server#1  accept() -> closed",
@@ -346,7 +346,7 @@ test("ends that are no errors do not look like errors; those that are, do", asyn
 test("what is closed already is not closed again", async () => {
   await using server = script("message-server", ["--port=0", "--trace"]);
   await server.port();
-  server.kill("SIGTERM"); // the signal closes it, and serve(), and the end of the script
+  server.kill("SIGTERM"); // the signal, serve() and the end of the script all close it
   expect(await server.exit()).toBe(0);
   expect(server.stderr.match(/close\(\)/g)).toHaveLength(1);
   expect(await traced(`near.reset(); near.close(); far.close(); far.close();`)).toEqual([
@@ -437,7 +437,7 @@ test("threads have names, and no lock is a listen", async () => {
     /listen|server#\d \S+ {2}close/.test(line),
   );
   expect(opened.sort()).toEqual([
-    "listen(PEER) -> server#1 127.0.0.1:PORT", // whether the port is free
+    "listen(PEER) -> server#1 127.0.0.1:PORT", // checks that the port is free
     "server#1 127.0.0.1:PORT  close()",
     "thread 1  listen(127.0.0.1:PORT) -> server#1 127.0.0.1:PORT",
     "thread 2  listen(127.0.0.1:PORT) -> server#1 127.0.0.1:PORT",
@@ -483,7 +483,7 @@ test("bytes are shown as what they are, and never command a terminal", async () 
     "4 bytes 1b 5b 32 4a",
     "7 bytes e2 80 ae 65 76 69 6c",
     `40 bytes "${"é".repeat(16)}"…`,
-    "4 bytes 61 62 63 ff", // no text, though it begins as one
+    "4 bytes 61 62 63 ff", // not text, though it begins like text
     "2 bytes ea b0",
   ]);
 });

@@ -1,5 +1,5 @@
-// The echo server and client for datagrams, against each other, against CPython, and against what
-// datagrams have to live with: losses, strangers, clients that are gone, floods.
+// The echo server and client for datagrams, with each other and with CPython; and what happens to
+// datagrams: losses, strangers, clients that are gone, floods.
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
@@ -19,7 +19,7 @@ setDefaultTimeout(PATIENCE_MS);
 const SERVER = "udp-echo-server";
 const CLIENT = "udp-echo-client";
 
-/** Sends until there is a reply, which is that of `text`: what is lost on the way is sent again. */
+/** Sends `text` until a reply comes (datagrams may be lost); the reply has to be the same text. */
 async function echoes(host: string, port: number, text = "hello"): Promise<void> {
   using socket = await datagram({ peer: { host, port } });
   socket.setTimeout(500);
@@ -82,7 +82,7 @@ describe("the server", () => {
     ];
     await using server = network.process([process.execPath, ...run]);
     const [, port] = await server.until(/^listening on 0.0.0.0:(\d+)\n/);
-    // A datagram from 192.0.2.1, which is in no network here: as a frame, at the far end of the cable.
+    // A forged datagram from 192.0.2.1, to which no route exists: a raw frame from the far end of the cable.
     const forge = `
 import socket, struct, sys
 def checksum(head):
@@ -235,7 +235,7 @@ describe("the client", () => {
     const [data, from] = await server.recvFrom();
     await stranger.sendTo("hello", from);
     await stranger.sendTo("goodbye", from);
-    await Bun.sleep(50); // if it took them, it would be gone by now
+    await Bun.sleep(50); // if it took one of them, it would have ended by now
     expect(client.stdout).toBe("");
     await server.sendTo(data, from);
     expect(await client.exit()).toBe(0);
@@ -288,7 +288,7 @@ describe("the client", () => {
     for (let i = 0; i < 3; i++) await silent.recv();
     waiting.kill("SIGTERM");
     expect(await waiting.exit()).toBe(0);
-    let asked = 0; // since then: the signal is not waited out
+    let asked = 0; // since the signal: the client does not go on with its 100 tries
     while (silent.tryRecvFrom() !== null) asked++;
     expect(asked).toBeLessThan(5);
   });

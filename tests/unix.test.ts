@@ -77,7 +77,7 @@ print("bound"); sys.stdin.readline()`,
   await peer.exit();
   expect(existsSync(path)).toBe(true);
   expect((await failure(connect({ path }))).code).toBe("ECONNREFUSED");
-  // As a host it is a name that does not resolve, and no file to take over.
+  // If it is given as a host, it is a name that does not resolve, and the file is not touched.
   expect((await failure(() => listen({ host: path, port: 0 }))).code).toBe("ENOTFOUND");
   expect(existsSync(path)).toBe(true);
   using server = listen({ path });
@@ -101,7 +101,7 @@ testPython("so is one whose path is as long as paths can be", async () => {
 });
 
 testNetwork("a server that this network does not show keeps its file", async () => {
-  using network = new Network(); // the list of Unix sockets is that of the own network: proc_pid_net(5)
+  using network = new Network(); // a process sees only the Unix sockets of its own network: proc_pid_net(5)
   const code = `
     import { listen } from ${JSON.stringify(join(root, "lib/socket.ts"))};
     listen({ path: ${JSON.stringify(path)} });
@@ -142,7 +142,7 @@ test("close removes its own file, and not that of another server by now", async 
 
 testPython("of several that find a stale file at once, one takes it over", async () => {
   const lib = JSON.stringify(join(root, "lib/socket.ts"));
-  // They are all up before the first of them may begin. Then each round has a stale file of its own.
+  // All processes are running before the first round begins. Each round has a stale file of its own.
   const code = `import { listen } from ${lib};
     console.log("up");
     for await (const path of console) {

@@ -50,7 +50,7 @@ function call(script: number, what: Partial<Call>): Call {
   return { ...whole, ...what, script };
 }
 
-/** A connection of script 1 to script 0: the calls that open it. */
+/** The calls that open a connection from script 1 to script 0. */
 function opened(port = 50_000, name = "conn#1"): Call[] {
   const client = `127.0.0.1:${port}`;
   return [
@@ -74,7 +74,7 @@ function pictureOf(calls: Call[], language: "en" | "ko" = "en"): string {
   return draw(plan(tell(calls)), { language, commands: ["one", "two"], dropped: 0 });
 }
 
-/** What a picture says, in words of these kinds; without what differs from run to run. */
+/** The words of these kinds in a picture, without numbers that differ from run to run. */
 function said(svg: string, ...kinds: string[]): string[] {
   const found = [...svg.matchAll(/<tspan class="([^"]*)">([^<]*)<\/tspan>/g)]
     .filter(([, kind]) => kinds.includes(kind!))
@@ -176,12 +176,12 @@ describe("which bytes are which", () => {
     const [connection] = tell(calls).connections;
     expect(connection!.kind).toBe("datagram");
     const other = to(1, 4, a);
-    other.data = '"lost"'; // as long, and sent before, but not the one that came
+    other.data = '"lost"'; // has the same length and was sent earlier, but is not the one that arrived
     other.time = calls[1]!.time;
     expect(bytes(calls.toSpliced(2, 0, other)).map(([from]) => from)).toEqual([3, 5]);
     const crosses = (calls: Call[]) => pictureOf(calls).match(/<line class="bad"/g)?.length ?? 0;
     expect(crosses(calls)).toBe(0); // it may still come
-    expect(crosses([...calls, call(0, { call: "exit", args: "0" })])).toBe(2); // one cross
+    expect(crosses([...calls, call(0, { call: "exit", args: "0" })])).toBe(2); // one cross has two lines
     expect(bytes(calls)).toEqual([
       [2, 5, 3],
       [4, 6, 4],
@@ -225,9 +225,9 @@ describe("who has ended what", () => {
       recv(0, 0, "conn#1", broken),
       call(0, { call: "close", on: "conn#1" }),
     ];
-    const svg = pictureOf(died); // the other end has not told anything more
+    const svg = pictureOf(died); // the reset of the other end was not traced
     expect(said(svg, "note bad")).toEqual(["RST: broken off"]);
-    expect(svg).not.toContain("FIN:"); // who was reset has nobody to send it to
+    expect(svg).not.toContain("FIN:"); // a connection that was reset sends no FIN
     expect(ends([...opened(), call(1, { call: "exit", args: "0" }), recv(0, 0)])).toEqual([
       ["fin", "exit", "recv"],
     ]);
@@ -375,7 +375,7 @@ test("with TLS the bytes are what the programs see, and the picture says so", ()
   expect(pictureOf(secure([]))).not.toContain("encrypted");
   expect(pictureOf(secure(["accept", "connect"]))).toContain("encrypted");
   expect([links(secure([])), links(secure(["accept", "connect"]))]).toEqual([1, 1]);
-  // Something in between sees other bytes: nobody knows which are which.
+  // Only one end has TLS, so something in between decrypts: nobody knows which bytes are which.
   const between = secure(["connect"]);
   expect(links(between)).toBe(0);
   expect(buffers(between)).toBe(1); // the legend's
@@ -413,7 +413,7 @@ test("whatever was traced, there is a picture of it", () => {
     );
     const made = plan(tell(calls));
     const svg = draw(made, { language: "ko", commands: ["one"], dropped: 0 });
-    expect(svg).not.toMatch(/="[^"]*(NaN|undefined|Infinity|\de-)/); // in a shape
+    expect(svg).not.toMatch(/="[^"]*(NaN|undefined|Infinity|\de-)/); // in an attribute
     expect(svg.match(/<\/svg>/g)).toHaveLength(1);
   });
   fc.assert(property, { numRuns: Number(process.env.FUZZ_RUNS ?? 300) });
@@ -432,7 +432,7 @@ async function watch(name: string, args: string[]): Promise<string> {
 
 const ECHO = ["echo-server --port 0", "echo-client --port {port} --message 안녕"];
 
-// What two processes told, each of its own calls, has to fit together. Else one of them did not tell the truth.
+// Two processes each report their own calls, and the reports have to fit together. Otherwise one is wrong.
 const ask = (client: string, flags = "") => `${client} --host 127.0.0.1 --port {port} ${flags}`;
 const PAIRS = [
   ["echo-server --port 0", ask("echo-client", "--message 안녕")],
@@ -484,7 +484,7 @@ test("what is traced in a run of each script is true: its two ends tell the same
       ] as const) {
         expect([from, to], what).not.toContain(undefined!);
         expect(sum(to.calls.filter(isReceive)), what).toBe(sum(callsOf(from).filter(isSend)));
-        // Nobody hears of an end before the other one has ended. (Two clocks may differ by a little.)
+        // No end receives EOF before the other one has ended. (The two clocks may differ by a little.)
         const eof = to.calls.find(({ result }) => result === "EOF");
         if (eof) expect(eof.time, what).toBeGreaterThan(endOf(from)!.began - 2);
       }
@@ -602,7 +602,7 @@ test("nothing that it runs outlives it, also when it ends at once", async () => 
   const [, port] = await watching.until(/^listening on .*:(\d+)\n/m);
   watching.kill("SIGTERM");
   const [, page] = watching.stdout.match(/^page at .*:(\d+)\/\n/m)!;
-  await untilRefused(Number(page)); // it has heard the first
+  await untilRefused(Number(page)); // it has received the first signal
   watching.kill("SIGTERM");
   expect(await watching.exit()).toBe(143);
   await untilRefused(Number(port));
@@ -614,12 +614,12 @@ testNetwork("the pictures of the docs say what is drawn now: else, bun run pictu
   const command = [process.execPath, "run", "docs/pictures/make.ts", folder];
   await using making = network.process(command);
   expect(await making.exit(), making.stderr).toBe(0);
-  // The silent peer is stopped when its words have come: maybe before it has told of sending them.
+  // The silent peer is stopped as soon as its words have arrived: maybe before its send was traced.
   const chance = /^(&quot;I am here&quot;|\(9 bytes\)|\(9바이트\)|⋮ .*)$/;
   const all = (svg: string) =>
     said(svg, "title", "call", "args", "result", "bad", "eof", "data", "word", "note bad")
       .map((text) => text.replace(/ipc-\w+/, "ipc-N").replace(/process \d+/, "process N"))
-      .map((text) => text.replace(/\b2\d( bytes|바이트)/, "2N$1")) // as a process has digits
+      .map((text) => text.replace(/\b2\d( bytes|바이트)/, "2N$1")) // depends on the digits of the process number
       .filter((text, i, list) => !chance.test(text) && list.indexOf(text) === i);
   for (const name of Object.keys(PICTURES)) {
     for (const language of LANGUAGES) {

@@ -21,7 +21,7 @@ setDefaultTimeout(3 * PATIENCE_MS);
 const NAMES = ["garden", "roof", "cellar", "north wall", "greenhouse", "pond", "attic", "shed"];
 const KOREAN = ["정원", "옥상", "지하실", "북쪽 벽", "온실", "연못", "다락", "창고"];
 
-/** Puts a curve of `minutes` into a store, for each sensor. */
+/** Puts a curve of the last `minutes` minutes into a store, for each sensor. */
 async function fill(
   folder: { path: string },
   names: readonly string[],
@@ -66,7 +66,7 @@ testBrowser("the last value of each sensor, live, and HTML in a name stays text"
   expect(await page.evaluate('document.querySelectorAll("#chart .line").length')).toBe(2);
   await report(one.tcp, "sensor: garden", "temperature: 22.25");
   await untilTrue(page, `${tile("garden")}.innerText.includes("22.3°C")`); // no reload
-  // Another program's script does not run here, whatever gets it in.
+  // An injected script does not run, however it gets into the page.
   const injected =
     "document.body.append(Object.assign(document.createElement('script'), { textContent: 'ran = 1' }))";
   await page.evaluate(`(() => { ${injected} })()`);
@@ -181,7 +181,7 @@ testBrowser(
       const looks =
         'new Set([...document.querySelectorAll("#chart .line")].map((line) => getComputedStyle(line).stroke + line.getAttribute("stroke-dasharray"))).size';
       expect(await page.evaluate(looks)).toBe(20);
-      // Who chooses a sensor sees its line alone.
+      // A click on a sensor shows its line; all others fade.
       await page.evaluate(`${tile(names[3]!)}.firstChild.click()`);
       expect(await page.evaluate('document.querySelectorAll(".series:not(.faded)").length')).toBe(
         1,
@@ -221,7 +221,8 @@ testBrowser("the pictures in the READMEs are of this page", async () => {
     await untilTrue(page, `document.querySelectorAll("#chart .label").length === ${names.length}`);
     const picture = await page.screenshot({ format: "webp", quality: 90, encoding: "buffer" });
     expect(picture.length).toBeLessThan(100_000);
-    // No two are the same, for time goes on: TAKE_PICTURES=1 bun test weather-page puts new ones into docs/.
+    // Two pictures always differ in their times, so only sizes are compared. For new ones in docs/:
+    // TAKE_PICTURES=1 bun test weather-page
     const file = Bun.file(join(root, `docs/pictures/weather-station.${language}.webp`));
     if (process.env.TAKE_PICTURES) await Bun.write(file, picture);
     const size = (webp: Buffer) => [webp.readUIntLE(24, 3) + 1, webp.readUIntLE(27, 3) + 1]; // of VP8X

@@ -25,7 +25,7 @@ import {
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
-/** Reports until that is acknowledged: the store was away. */
+/** Reports again and again until the readings are acknowledged: the store may still be away. */
 async function reportUntilStored(port: number, ...lines: string[]): Promise<void> {
   while (!(await report(port, ...lines).catch(() => "")).startsWith("stored"));
 }
@@ -283,7 +283,7 @@ describe("bad input ends its own connection", () => {
   test("SQL and HTML in a name are a name", async () => {
     using folder = temporaryFolder();
     await using one = await station(folder);
-    expect(await report(one.tcp, "sensor: zero", "temperature: -273.15")).toBe("stored 1\n"); // as cold as can be
+    expect(await report(one.tcp, "sensor: zero", "temperature: -273.15")).toBe("stored 1\n"); // absolute zero is valid
     const quoted = 'the "old", large one';
     const names = ["'); DROP TABLE reading; --", "<script>alert(1)</script>", "?", "$1", quoted];
     for (const name of names) {
@@ -328,7 +328,7 @@ describe("what was acknowledged is stored", () => {
         const name = `${number}-${run}`;
         const lines = Array.from({ length: 1 + (run % 40) }, (_, i) => `temperature: ${i}`);
         const answer = await report(port, `sensor: ${name}`, ...lines).catch(() => "");
-        if (answer === "") continue; // killed: nobody knows
+        if (answer === "") continue; // the station was killed: nobody knows whether it has stored them
         expect(answer).toBe(`stored ${lines.length}\n`);
         acknowledged.set(name, lines.length);
         if (acknowledged.size >= enough.count) enough.reached();
@@ -380,7 +380,7 @@ describe("what was acknowledged is stored", () => {
         while ((await report(one.tcp, "temperature: 1").catch(() => "")) !== "") sent++;
         await fails(report(one.tcp, "temperature: 1"), "ECONNRESET");
         await fails(report(one.tcp, "temperature: 1"), "ECONNRESET");
-        // A sensor that sends nothing more is told as well.
+        // A sensor that sends nothing more is reset as well.
         using waiting = await connect({ port: one.tcp });
         await waiting.sendAll("temperature: 1\n");
         await fails(recvAll(waiting), "ECONNRESET");
@@ -424,7 +424,7 @@ describe("what was acknowledged is stored", () => {
     expect(two.stderr).toBe("");
     // Locked for a moment only: the sensor waits.
     const answer = report(two.tcp, "temperature: 4");
-    // That is ten times as long as a station gathers readings before it stores them; and the page is not held up.
+    // 200 ms: ten times as long as a station gathers readings for one commit. The page works meanwhile.
     const over = performance.now() + 200;
     while (performance.now() < over) await untilShown(two.url, "s1", 2);
     other.run("COMMIT");
@@ -439,9 +439,9 @@ describe("what was acknowledged is stored", () => {
     other.run("BEGIN EXCLUSIVE");
     using first = await connect({ port: one.tcp });
     await first.sendAll("temperature: 0\n");
-    await Bun.sleep(100); // its reading is being stored: others gather behind it
+    await Bun.sleep(100); // its reading waits for the lock, and others gather behind it
     using conn = await connect({ port: one.tcp });
-    // Until it takes no more for a while; all of it would be a million readings.
+    // Sends until the station has taken nothing for a while. All of it would be a million readings.
     let [taken, quiet] = [0, 0];
     const lines = Buffer.from("temperature: 1\n".repeat(10_000));
     for (; quiet < 20 && taken < 100 * lines.length; await Bun.sleep(10)) {
@@ -460,7 +460,7 @@ describe("what was acknowledged is stored", () => {
     using other = new Database(join(folder.path, "weather.db"));
     other.run("BEGIN EXCLUSIVE");
     const starting = station(folder);
-    await Promise.race([starting, Bun.sleep(2_000)]); // what is measured: longer than starting takes
+    await Promise.race([starting, Bun.sleep(2_000)]); // longer than a start takes without the lock
     other.run("COMMIT");
     await using one = await starting;
     expect(await report(one.tcp, "temperature: 1")).toBe("stored 1\n");
@@ -501,7 +501,7 @@ testPostgres(
   async () => {
     await using postgres = new Postgres();
     await postgres.start();
-    // Stands between the two, and lets no answer through that a transaction with readings is committed.
+    // Stands between the station and Postgres. In place of the answer to a commit of readings, it sends a reset.
     using between = listen({ port: 0 });
     const pass = async (near: Socket) => {
       using far = await connect({ port: postgres.port });
@@ -563,7 +563,7 @@ describe("many stations, one Postgres", () => {
           if (sensors?.[0]?.celsius === celsius) return;
         }
       };
-      // Where it had to look by itself, that would take up to five seconds.
+      // Without a notification from Postgres, that would take up to a minute.
       const delays = async () => {
         const found = [];
         for (let i = 0; i < 5; i++) {
@@ -620,11 +620,11 @@ describe("a long time, many readings", () => {
     const before = memory();
     using slow = await connect({ port: Number(new URL(one.url).port) });
     await slow.sendAll("GET /readings HTTP/1.1\r\nHost: station\r\nConnection: close\r\n\r\n");
-    expect(String(await slow.recv(12))).toBe("HTTP/1.1 200"); // and then nothing for a while
+    expect(String(await slow.recv(12))).toBe("HTTP/1.1 200"); // then this client reads nothing for a while
     expect(await report(one.tcp, "temperature: 2", "temperature: 3")).toBe("stored 2\n");
     const csv = await (await fetch(`${one.url}readings.csv`)).text();
     expect(csv.match(/\n/g)).toHaveLength(1 + many + 3);
-    expect(memory() - before).toBeLessThan(60_000); // KiB; all of it would be 20 MB of text, three times
+    expect(memory() - before).toBeLessThan(60_000); // KiB: three times the whole text, which is about 20 MB
     const [, body = ""] = String(await recvAll(slow)).split("\r\n\r\n");
     expect(body).toContain('"celsius":1,"at":');
     expect(body.match(/"id"/g)).toHaveLength(many + 1); // and not what came meanwhile

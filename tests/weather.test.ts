@@ -66,7 +66,7 @@ describe("weather-receiver and weather-sender", () => {
     using sensor = await connect({ port: await receiver.port() });
     const [before, after] = [Buffer.from("first\n15 °").subarray(0, -1), Uint8Array.of(0xb0)];
     await sensor.sendAll(before);
-    await receiver.until(/Data: first\n/); // with it came the first byte of `°`
+    await receiver.until(/Data: first\n/); // the first byte of `°` came with it
     await sensor.sendAll(after);
     sensor.shutdown("write");
     await receiver.until(/Data: 15 °\nno more data\.\n/);
@@ -77,13 +77,13 @@ describe("weather-receiver and weather-sender", () => {
     using sensor = await connect({ port: await receiver.port() });
     sensor.sendAll("x".repeat(1 << 20)).catch(() => {});
     await receiver.until(/^warning: connection with .* over 1024 characters$/m, "stderr");
-    expect((await failure(recvAll(sensor))).code).toBe("ECONNRESET"); // it has not read all
+    expect((await failure(recvAll(sensor))).code).toBe("ECONNRESET"); // the receiver has not read everything
   });
 
   testPython(
     "ten sensors that never stop: an eleventh is served, a signal is heard, and nothing stays",
     async () => {
-      // Writing to a file never has to wait, so nothing but the server's own care lets others have a turn.
+      // Writing to /dev/null never has to wait, so others get a turn only if the server itself lets them.
       const port = freePort();
       const run = `exec ${process.execPath} run scripts/weather-receiver.ts --host 127.0.0.1 --port ${port}`;
       await using receiver = new Process(["bash", "--norc", "-c", `${run} > /dev/null`]);
@@ -115,11 +115,11 @@ print("flooding", flush=True); sys.stdin.readline()`,
         "--interval=0",
       ]);
       expect(await sensor.exit()).toBe(0); // the station has read it all
-      expect(performance.now() - started).toBeLessThan(5_000); // it was 20 s
+      expect(performance.now() - started).toBeLessThan(5_000); // 20 s if the server gives others no turn
       receiver.kill("SIGTERM");
       const killed = performance.now();
       expect(await receiver.exit()).toBe(0);
-      expect(performance.now() - killed).toBeLessThan(3_000); // it was 11 s
+      expect(performance.now() - killed).toBeLessThan(3_000); // 11 s if the server gives others no turn
       floods.kill("SIGKILL");
     },
   );

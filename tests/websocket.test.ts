@@ -39,7 +39,7 @@ const runs = (times: number) => ({ numRuns: Number(process.env.FUZZ_RUNS ?? time
 
 // ---- frames
 
-/** A frame as the RFC draws it, written byte by byte, and also as it must not be. */
+/** A frame built byte by byte, as the RFC defines it; the options can also make it invalid. */
 function frame(
   opcode: number,
   payload: string | Uint8Array = "",
@@ -196,7 +196,7 @@ describe("frames", () => {
       while (take(inbox) !== null);
     }
     while (process.memoryUsage().rss - before > 40 * MIB) {
-      Bun.gc(true); // what it has not given back yet is not held
+      Bun.gc(true); // free memory that is not returned to the system yet does not count
       await turn();
     }
     inbox.push(frame(MORE));
@@ -229,7 +229,7 @@ async function recvHead(conn: Socket): Promise<string> {
   return head;
 }
 
-/** Our server's side, and the raw client of it, behind the handshake. */
+/** Our server's end, and a raw socket as its client, after the handshake. */
 async function served(
   options = {},
 ): Promise<{ ours: WebSocketConnection; conn: Socket; raw: Socket } & Disposable> {
@@ -245,7 +245,7 @@ async function all(socket: WebSocketConnection): Promise<Message[]> {
   return Array.fromAsync(socket);
 }
 
-/** The next frame from a raw socket, unmasked: what it begins with, and what it carries. */
+/** Receives the next frame from a raw socket, and unmasks it. */
 async function recvFrame(
   conn: Socket,
 ): Promise<{ opcode: number; payload: Buffer; masked: boolean }> {
@@ -260,7 +260,7 @@ async function recvFrame(
   return { opcode: head[0]! & 0x0f, payload: Buffer.from(payload), masked };
 }
 
-/** That the next frame closes, with this status; then FIN. */
+/** Checks that the next frame is a Close with this status, and that FIN follows. Gives the reason. */
 async function closesWith(conn: Socket, code: number): Promise<string> {
   const { opcode, payload } = await recvFrame(conn);
   expect(opcode).toBe(CLOSE);
@@ -386,7 +386,7 @@ describe("messages", () => {
     }
     const rest = all(both.ours);
     await turn();
-    await fails(all(both.ours), "EBUSY"); // which does not disturb the other
+    await fails(all(both.ours), "EBUSY"); // and the first receiver is not disturbed
     const closing = both.ours.close();
     await both.raw.sendAll(frame(CLOSE));
     await closesWith(both.raw, 1000);
@@ -618,7 +618,7 @@ describe("closing", () => {
       for await (const message of socket!) {
         got.push(message);
         if (message === "one") {
-          // Two more that are received, and not yet read.
+          // Two more frames that have arrived and are not read yet: a message, and the beginning of one.
           await raw.sendAll(Buffer.concat([frame(TEXT, "two"), frame(TEXT, "cut", open)]));
           await conn.waitReadable();
           stop.abort();
@@ -669,7 +669,7 @@ function answerTo(
   return [line, ...lines.map(([name, value]) => `${name}: ${value}`), "", ""].join("\r\n");
 }
 
-/** Our client's side, and the raw server of it. */
+/** Our client's end, and a raw socket as its server, after the handshake. */
 async function opened(
   changes: Record<string, string | undefined> = {},
   line?: string,
@@ -822,7 +822,7 @@ function nodeProgram(code: string, ...args: (string | number)[]): Process {
   return new Process([node!, ...flags, code, ...args.map(String)]);
 }
 
-/** What every client has to see from an echo server: a browser's WebSocket, whosever it is. */
+/** What every client checks at an echo server, with the browsers' WebSocket API: Bun and Node have it, too. */
 const visit = `
 const socket = new WebSocket(url);
 socket.binaryType = "arraybuffer";
@@ -959,7 +959,7 @@ one.on("error", (error) => console.log(error.message));`,
         await socket.send(pattern(100_000));
         expect((await loop.next()).value).toEqual(pattern(100_000));
       };
-      for (let i = 0; i < 100; i++) await echo(); // what it needs at all
+      for (let i = 0; i < 100; i++) await echo(); // warm-up
       const before = memory();
       using deaf = await connect({ port });
       await deaf.sendAll(request());
@@ -969,12 +969,12 @@ one.on("error", (error) => console.log(error.message));`,
         for (; ; sent++) await deaf.sendAll(flood);
       })();
       sending.catch(() => {});
-      // Its sending has come to a halt when nothing moves while others are served.
+      // The flood has stopped when `sent` stays the same while another client is served.
       for (let seen = -1; seen !== sent;) {
         seen = sent;
         for (let i = 0; i < 20; i++) await echo();
       }
-      while (memory() - before > 10 * MIB) await echo(); // until the collector has been there
+      while (memory() - before > 10 * MIB) await echo(); // until the garbage collector has run
       deaf.reset();
       await echo();
     },
@@ -1030,7 +1030,7 @@ describe("over TLS", () => {
   testBrowser("a page from https: speaks wss: with the server", async () => {
     await using server = script("websocket-server", ["--port", "0", ...flags]);
     using page = await openPage(`https://localhost:${await server.port()}/`, {
-      anyCertificate: true, // it signed itself
+      anyCertificate: true, // it is self-signed
     });
     await untilTrue(page, `document.querySelector("output").textContent === "connected"`);
     await page.type("안녕 over TLS");
@@ -1110,7 +1110,7 @@ describe("websocket-client", () => {
     expect(await waiting.exit()).toBe(1);
     expect(waiting.stderr).toMatch(/^error: 127.0.0.1:\d+ has closed the connection: 1001\n$/);
 
-    using listener = listen({ port: 0 }); // its reason is no command to a terminal
+    using listener = listen({ port: 0 }); // the reason of its Close must not command a terminal
     await using told = script("websocket-client", ["--port", `${listener.address.port}`]);
     const socket = (await acceptWebSocket(await listener.accept()))!;
     await socket.close(1000, "\x1b[31m");
@@ -1153,7 +1153,7 @@ server.on("connection", (socket) => {
     }
     await socket.close(4002, "이유");
     await server.until(/^closed 4002 이유\n/m);
-    expect(socket.peerClose).toEqual({ code: 4002, reason: "이유" }); // it repeats it
+    expect(socket.peerClose).toEqual({ code: 4002, reason: "이유" }); // the peer repeats our code and reason
   });
 
   test("with Bun.serve as the server", async () => {

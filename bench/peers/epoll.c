@@ -1,5 +1,5 @@
 // C with epoll, level-triggered. While a reply does not fit into the kernel's buffer, nothing is read. With a
-// number as argument, at most so many bytes go out with one write.
+// number as argument, one write sends at most that many bytes.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

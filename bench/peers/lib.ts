@@ -1,5 +1,5 @@
-// The same with the lib: `bun lib.ts recv`, `iterate`, `limited` (with a timeout and a signal), or
-// `proxy 4000`. With TLS_CERT and TLS_KEY in the environment, over TLS.
+// The lib as an echo server: `bun lib.ts recv`, `iterate`, `limited` (with a timeout and a signal); or as a
+// proxy: `proxy 4000`. With TLS_CERT and TLS_KEY in the environment, over TLS.
 
 import { connect, listen, type Socket } from "../../lib/socket.ts";
 

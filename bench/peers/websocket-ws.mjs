@@ -1,4 +1,4 @@
-// The package `ws`: on Node its own code, on Bun what Bun puts in its place.
+// The package `ws`: on Node its own code, on Bun the replacement that Bun brings.
 
 import { WebSocketServer } from "ws";
 

@@ -1,4 +1,4 @@
-// Go has no WebSocket in its standard library: this is the least that echoes, over net/http's hijack.
+// Go has no WebSocket in its standard library: this is a minimal echo server, over net/http's hijack.
 // It checks neither UTF-8 nor the rest of the protocol.
 package main
 
