@@ -27,6 +27,7 @@ describe("the scripts that need no partner", () => {
     const lines = ipc.stdout.trimEnd().split("\n");
     expect(lines).toHaveLength(4);
     const [, partner] = lines[0]!.match(/^127\.0\.0\.1:\d+: "hello from process (\d+)"/) ?? [];
+    expect(Number(partner)).toBeGreaterThan(0);
     expect(Number(partner)).not.toBe(ipc.pid);
     const [, file] = lines[2]!.match(/^(\/.*): "hello from process \d+"/) ?? [];
     expect(existsSync(dirname(file!))).toBe(false);

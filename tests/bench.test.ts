@@ -27,6 +27,7 @@ describe("echo-bench", () => {
       expect(result.messages).toBeGreaterThan(0);
       expect(result.unanswered).toBe(0);
       const { p50, p90, p99, p999, max } = result.ms;
+      expect(p50).toBeGreaterThan(0);
       expect([p50, p90, p99, p999, max]).toEqual([p50, p90, p99, p999, max].sort((a, b) => a - b));
     }
     await using told = script("echo-bench", ["--port", port, "--seconds", "1.1"]);

@@ -80,7 +80,7 @@ describe("what arrives is whole", () => {
     expect(peer.tryRecvFrom()).toBeNull(); // the error is not reported a second time
   });
 
-  test("of a longer one than asked for the rest is lost, and the next one is whole", async () => {
+  test("the rest of a datagram longer than maxBytes is lost, and the next one is whole", async () => {
     const [near, far] = await both();
     for (const text of ["a long one", "short", "and another"]) await near.send(text);
     expect(String(await far.recv(6))).toBe("a long");
@@ -299,7 +299,7 @@ describe("what became of it", () => {
     expect(near.tryRecvFrom()).toBeNull();
   });
 
-  test("a loop over one with a peer ends with it", async () => {
+  test("a for-await over a socket with a peer rejects with the reported error", async () => {
     using socket = await datagram({ peer: await nobody() });
     await socket.send("lost");
     expect((await failure(Array.fromAsync(socket))).code).toBe("ECONNREFUSED");
@@ -443,9 +443,7 @@ describe("names and both families", () => {
     // A name gives an address of the socket's own family.
     await six.sendTo("4", { host: "localhost", port: six.address.port });
     expect(String(await six.recv())).toBe("4");
-    await any
-      .sendTo("5", { host: "[::1]", port })
-      .catch(({ code }) => expect(code).toBe("EAFNOSUPPORT"));
+    expect((await failure(any.sendTo("5", { host: "[::1]", port }))).code).toBe("EAFNOSUPPORT");
     using bracketed = await datagram({ peer: { host: "[::1]", port: six.address.port } });
     await bracketed.send("6");
     expect(String(await six.recv())).toBe("6");
@@ -624,7 +622,7 @@ say("sent");`,
     expect(told).toBe('true false 0\n"sendto ETIMEDOUT 10.77.0.9:5000"\n"sent"\n');
   });
 
-  testNetwork("what the way out drops is ENOBUFS", async () => {
+  testNetwork("a datagram that the device's queue drops is ENOBUFS", async () => {
     const told = await inNetwork(
       `
 using socket = await datagram({ host: "10.77.0.1" });
@@ -670,7 +668,7 @@ for size in map(int, sys.argv[3:]):
     s.sendto(data, (host, port))
     reply, sender = s.recvfrom(65536)
     assert reply == data and sender[:2] == (host, port), (len(reply), sender)
-print("done", s.getsockname()[1])`,
+print("done")`,
           theirs,
           socket.address.port,
           ...SIZES,
@@ -681,8 +679,7 @@ print("done", s.getsockname()[1])`,
           expect(from.host).toBe(theirs);
           await socket.sendTo(data, from);
         }
-        const [, port] = await peer.until(/done (\d+)/);
-        expect(Number(port)).toBeGreaterThan(0);
+        await peer.until(/done/);
       },
     );
   }
@@ -740,9 +737,11 @@ while True: s.sendto(b"x" * 100, ("127.0.0.1", int(sys.argv[1])))`,
         received++;
         for (const end = performance.now() + 0.1; performance.now() < end;);
       };
-      loop(socket, work).catch(({ code }) => expect(code).toBe("EBADF"));
+      const over = loop(socket, work).catch(({ code }) => code);
       for (let i = 0; i < 10; i++) await Bun.sleep(1); // if timers got no turn, this would never end
       expect(received).toBeGreaterThan(100);
+      socket.close();
+      expect(["EBADF", undefined]).toContain(await over); // a `for await` just ends
     });
   }
 

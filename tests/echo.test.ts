@@ -97,7 +97,7 @@ conn.close()`);
 });
 
 describe.each(["echo-server", "echo-loop-server"])("%s --forever --idle-timeout", (name) => {
-  test("who says nothing has to go, with one line; who takes his time is served", async () => {
+  test("a silent client is reset, with one line; a slow one is served", async () => {
     await using server = script(name, ["--port", "0", "--forever", "--idle-timeout", "2"]);
     const port = await server.port();
     using silent = await connect({ port });

@@ -203,6 +203,11 @@ test("all of them are found, and type-check", async () => {
   expect(await checking.exit(), checking.stdout + checking.stderr).toBe(0);
 });
 
+test("what an example prints belongs to an example that is there", () => {
+  const titles = examples.map(({ title }) => title);
+  for (const title of Object.keys(PRINTS)) expect(titles).toContain(title);
+});
+
 test.each(examples)("$title", async ({ title, code, file }) => {
   const portOf = (call: string) =>
     Number(code.match(new RegExp(`(?:${call})\\([^)]*port: ([1-9]\\d*)`))?.[1]);

@@ -162,7 +162,7 @@ print("again")`,
     await crowd.until(/held 8\nmore 0\nagain\n/);
   });
 
-  test("--max-connections and --idle-timeout: who says nothing has to go", async () => {
+  test("--max-connections and --idle-timeout: silent clients are reset", async () => {
     const args = ["--port", "0", "--max-connections=2", "--idle-timeout=1", "--timeout=0.1"];
     if (name !== "select-server") args.splice(-1, 1, "--threads=1");
     await using server = script(name, args);

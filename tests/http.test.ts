@@ -110,7 +110,8 @@ describe("http-server and http-client", () => {
     expect(length).toBe(Buffer.byteLength(body));
     expect(length).toBeGreaterThan(body.length); // the body holds more than ASCII
     const only = await ask(port, `HEAD${rest}`);
-    expect(only).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*\r\nContent-Length: \d+\r\n[^]*\r\n\r\n$/);
+    // The page shows the request, in which HEAD is one byte longer than GET.
+    expect(only).toBe(`${head.replace(`${length}`, `${length + 1}`)}\r\n\r\n`);
   });
 
   test("the reply ends with a FIN: the client need not end first, and what it still sends is no harm", async () => {

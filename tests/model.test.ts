@@ -365,7 +365,7 @@ test("a reset behind the peer's FIN: recv goes on giving EOF, select and sends t
   await conn.closed;
 });
 
-test("a full inbox keeps nobody from reading on who is to drop it, or to hear of a reset", async () => {
+test("a full inbox does not stop reading after endReceiving, or after a reset", async () => {
   const full = () => {
     const all = played();
     all.bun.data(bytes(100_000));

@@ -78,17 +78,11 @@ describe("many small sends", () => {
     expect(String(await both.far.recvExactly(8))).toBe("abcdefgh");
   });
 
-  test("200,000 to one who does not read, and a line to 1,000: the loop goes on turning", async () => {
+  test("200,000 sends to a peer that does not read: the loop turns while they are sent", async () => {
     using both = await socketpair();
     const { near, far } = both;
     while (near.trySend(pattern(1 << 20)) > 0);
     const data = Buffer.from("0123456789");
-    let longest = 0;
-    let last = performance.now();
-    const watch = setInterval(() => {
-      longest = Math.max(longest, performance.now() - last);
-      last = performance.now();
-    }, 1);
     const sends: Promise<void>[] = [];
     for (let i = 0; i < 200; i++) {
       for (let j = 0; j < 1000; j++) sends.push(near.sendAll(data));
@@ -98,8 +92,7 @@ describe("many small sends", () => {
     const turns = turnsUntil(Promise.all(sends));
     let got = 0;
     while (near.bufferedAmount > 0) got += (await far.recv(1 << 20)).length;
-    await turns;
-    clearInterval(watch);
+    expect(await turns).toBeGreaterThan(10);
     while (got < near.bytesSent) got += (await far.recv(1 << 20)).length;
     expect(got).toBe(near.bytesSent);
   });

@@ -115,7 +115,7 @@ describe("relay", () => {
     };
   }
 
-  test("who can be sent nothing more has had his say first", async () => {
+  test("what a side sent before it took no more is passed on before the reset", async () => {
     const got: string[] = [];
     const client = actor(
       {
@@ -139,7 +139,7 @@ describe("relay", () => {
     expect(got).toEqual(["last words", "RST"]);
   });
 
-  test("what could not be sent to one who has ended is no clean end for who sent it", async () => {
+  test("if bytes could not be delivered, their sender gets a reset and no clean end", async () => {
     const got: string[] = [];
     const client = actor(
       {
@@ -155,7 +155,7 @@ describe("relay", () => {
     expect(got).toEqual(["FIN", "RST"]);
   });
 
-  test("a reset behind both ends is nothing any more", async () => {
+  test("a reset after both FINs is ignored", async () => {
     const got: string[] = [];
     const client = actor({ closed: Promise.resolve(), poll: () => POLLERR }, got);
     expect(await relay(client, actor({}, got))).toBeUndefined();

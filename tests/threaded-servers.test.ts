@@ -51,7 +51,7 @@ for (const mode of [[], ["--relay"]]) {
       expect(await server.exit()).toBe(0); // nobody is connected: it does not wait for its grace to end
     });
 
-    testPython("lines that threads print stay whole, however slowly they are read", async () => {
+    testPython("the lines that threads print stay whole", async () => {
       await using server = script("reply-threaded-server", [
         "--port",
         "0",

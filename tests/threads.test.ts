@@ -177,7 +177,7 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
   });
 });
 
-test("any free port that they were given is theirs while they start", async () => {
+test("with port 0, nobody else can take the port while the threads start", async () => {
   await using server = faulty("--stranger");
   using conn = await connect({ port: await server.port() });
   expect(await ask(conn, "hello")).toStartWith("hello from ");

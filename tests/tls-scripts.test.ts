@@ -221,7 +221,7 @@ describe("our scripts with each other", () => {
     expect((await conn.recv(1000))[0]).toBe(22); // a handshake's record
   });
 
-  test("what stands before TLS cannot be asked of the TLS side of proxy", async () => {
+  test("proxy refuses --accept-proxy together with --tls-cert", async () => {
     const way = ["--to", "127.0.0.1:1", "--accept-proxy", "--tls-cert", cert, "--tls-key", key];
     await using refused = script("proxy", ["--port", "0", ...way]);
     expect(await refused.exit()).toBe(2);
@@ -242,7 +242,7 @@ describe("our scripts with each other", () => {
   });
 });
 
-test("a certificate that an authority has signed is none itself", () => {
+test("a certificate that an authority has signed is not an authority", () => {
   const authority = makeCertificate("authority");
   const signed = makeCertificate("localhost", authority);
   const [ca, leaf] = [authority, signed].map(({ cert }) => new X509Certificate(cert));

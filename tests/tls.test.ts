@@ -192,13 +192,8 @@ describe("a client is refused", () => {
     // With TLS 1.3, the client's handshake ends before the server has checked its certificate.
     expect(await refusal(echo.port)).toBe("recv EPROTO: tlsv1 alert certificate required");
     for (const bad of [selfSigned, expired]) {
-      const { code } = await fails(
-        ask(echo.port, { ...known, ...pick(bad) }),
-        "ECONNRESET",
-        "EINCOMPLETE",
-        "EPIPE",
-      );
-      expect(code).not.toBe("");
+      const refused = ask(echo.port, { ...known, ...pick(bad) });
+      await fails(refused, "ECONNRESET", "EINCOMPLETE", "EPIPE");
     }
     await until(() => echo.refused.length === 3);
     expect(echo.refused.map((why) => why.replace(/.*\d: /, ""))).toEqual([

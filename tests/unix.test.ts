@@ -85,7 +85,7 @@ print("bound"); sys.stdin.readline()`,
   using _far = await server.accept();
 });
 
-testPython("so is one whose path is as long as paths can be", async () => {
+testPython("a stale file with the longest possible path is taken over", async () => {
   const long = join(folder, "x".repeat(107 - folder.length - 1)); // unix(7)
   await using peer = python(
     "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('bound'); sys.stdin.readline()",

@@ -156,7 +156,7 @@ print("got", recv_all(conn)); conn.close()`);
     await python3.until(/got b'temperature: 1\\ntemperature: 2\\n'/);
   });
 
-  test("a station that closes in between is noticed, not only the second reading after", async () => {
+  test("the sender notices a closed station before it sends the next reading", async () => {
     await using receiver = script("weather-receiver", ["--port", "0", "--host", "127.0.0.1"]);
     const port = `${await receiver.port()}`;
     const args = ["--host", "127.0.0.1", "--port", port, "--interval", "2", "--readings", "1,-2"];
