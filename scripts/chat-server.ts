@@ -1,6 +1,6 @@
 const help = `
 Chat server with one room. It asks each client for a name; from then on every line goes to all others.
-From where the tutorials stop: in them, what a client sends comes back to that client only.
+It starts where the tutorials stop: in them, what a client sends goes back to that client only.
 
   terminal 1:  bun run scripts/chat-server.ts
   terminal 2:  bun run scripts/netcat.ts --port 5002        (and a third terminal, and a fourth)
@@ -46,7 +46,7 @@ async function chat(conn: Socket): Promise<void> {
   const person = await welcome(conn, input);
   if (person !== null) {
     await talk(person, input);
-    await person.flush(); // what was said before they left
+    await person.flush(); // what is still to be sent to them
   }
   if (signal.aborted) await conn.sendAll("* goodbye: this server stops\n").catch(() => {});
 }
@@ -59,7 +59,7 @@ async function welcome(conn: Socket, input: AsyncIterator<string>): Promise<Pers
     const name = line.normalize(); // some keyboards send 가 as ㄱ and ㅏ
     const isName = /^[^\s\p{C}]{1,32}$/u.test(name);
     if (!isName || room.has(name) || (await others?.claim(name)) === false) continue;
-    if (room.has(name)) continue; // taken while we asked
+    if (room.has(name)) continue; // taken while Redis was asked
     const person = new Person(name, conn, onLate);
     room.set(name, person);
     person.send(`Welcome, ${name}\n`);
@@ -87,7 +87,7 @@ async function talk(person: Person, input: AsyncIterable<string>): Promise<void>
     person.send(`* you have to go${why}\n`);
   } finally {
     room.delete(name);
-    const released = others?.release(name); // before the others read that the name is free
+    const released = others?.release(name); // before the others read that this person left
     const left = `* ${name} left${why}`;
     // At a stop, all people here leave, and nobody waits for Redis.
     if (signal.aborted) others?.say(left);

@@ -1,6 +1,6 @@
 const help = `
-Copies scripts as the start of your own: each with its partner of the other terminal, the files that they
-need, and a test. A folder that has a copy already gets what it lacks; nothing in it is overwritten.
+Copies scripts as a start for your own: each with the script of the other terminal, the files that both need,
+and a test. If the folder already has a copy, only what is missing is added; nothing is overwritten.
 
   terminal 1:  bun run scripts/copy.ts echo-server ../my-echo
   terminal 2:  bun run ../my-echo/echo-server.ts
@@ -42,7 +42,7 @@ const sources = withPartners(names, read);
 for (const file of reached(sources, read)) put(placeOf(file), adapt(file, read(file)));
 for (const name of names) put(`${name}.test.ts`, testOf(name, read(`scripts/${name}.ts`)));
 
-// The copy gets a package.json, unless one in a folder above it has the types for Bun.
+// The copy gets a package.json, unless one in the folder or above it already has the types for Bun.
 const { engines, devDependencies, compilerOptions } = {
   ...JSON.parse(read("package.json")),
   ...JSON.parse(read("tsconfig.json")),

@@ -77,8 +77,8 @@ async function toNobody(): Promise<void> {
   await anyone.sendTo("hello?", nobody);
   print("UDP, to nobody: sendTo succeeds, and that is all we hear");
 
-  // Usually the kernel of the other machine answers that nobody listens (ICMP). That is too late for the call
-  // that sent, and only on a socket with a peer it is clear which datagram it is about.
+  // Usually the kernel of the other machine answers that nobody listens (ICMP). Then the call that sent has
+  // already returned. So a later call reports it, and only on a socket with a peer.
   using one = await datagram({ peer: nobody });
   await one.send("hello?");
   print(

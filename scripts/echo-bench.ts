@@ -3,7 +3,7 @@ Load for any echo server: many connections, each of which sends the next message
 (with --rate, at fixed times). Every byte of the replies is compared, and the latencies are shown. When a
 connection ends, it is opened again. Messages without a reply are sent again after a FIN, and count as lost
 after a reset; the numbers of both are printed.
-From where the tutorials stop.
+It goes on where the tutorials stop.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/echo-bench.ts --connections 50 --size 1000 --seconds 5
@@ -30,8 +30,8 @@ const CHUNK = 1 << 20;
 const PATIENCE_MS = 5_000; // for the last replies
 const PAUSE_MS = 50; // until it connects again to a server that refuses
 
-// The message, and what a connection receives: the message over and over. Its text has no short period, so
-// that a reply with bytes missing or repeated does not match.
+// The message, and what a connection receives: the message again and again. The bytes within it do not repeat
+// soon, so that a reply with missing or repeated bytes does not match.
 const message = Buffer.from(Array.from({ length: size }, (_, i) => 32 + ((i * 7 + (i >> 6)) % 95)));
 const stream = Buffer.alloc(size + CHUNK, message);
 
@@ -51,8 +51,8 @@ let reconnected = 0;
 
 // Keeps one connection open. It sends and receives at the same time.
 class Talker {
-  // When each message that is not answered yet was sent, or with --rate should have been sent: otherwise
-  // a server that stalls would look good, because we send less while we wait for it.
+  // For each unanswered message, when it was sent; with --rate, when it should have been sent. Otherwise a
+  // server that stalls would look good, because we send less while we wait for it.
   readonly due: number[] = [];
   #connected = false;
   constructor(public conn: Socket) {}
@@ -87,7 +87,7 @@ class Talker {
   }
 
   async #receive(): Promise<void> {
-    let got = 0; // of the message that is coming in
+    let got = 0; // bytes received of the current message
     this.#fill();
     while (sending || this.due.length > 0) {
       const chunk = await this.conn.recv(CHUNK);

@@ -6,8 +6,8 @@ Documented in tutorial 003, "Creating a Socket" and "Disconnecting".
   terminal 2:  bun run scripts/http-client.ts              (or curl -i http://127.0.0.1:8000/)
 
 The tutorial names three ways to serve many clients: threads (as echo-threaded-server does), sockets
-that do not block (this script), and select (as select-server does). In its code for the first, ct.run()
-runs in the very thread that accepts; what was meant is ct.start().
+that do not block (this script), and select (as select-server does). Its code for threads calls ct.run(), which
+runs in the thread that accepts; ct.start() was meant.
 `;
 
 import { formatAddress } from "../lib/address.ts";
@@ -16,7 +16,7 @@ import { limitFlags, logFlags, proxyFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
 const MAX_HEAD = 16 * 1024;
-const HEAD_SECONDS = 10; // for the whole head, so that a client that sends a byte now and then gains nothing
+const HEAD_SECONDS = 10; // for the whole head: sending a byte now and then does not extend it
 const LINGER_MS = 1_000;
 
 const { host, port, signal, ...flags } = cli(help, {

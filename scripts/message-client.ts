@@ -34,7 +34,8 @@ const outgoing = texts
 
 using conn = await connect({ host, port, signal, tls: clientTls(flags) });
 const incoming = messages(conn, framings[framing]);
-// Receive while we send: when the buffers of both directions are full, both sides would wait for ever.
+// Receive while we send: otherwise the buffers of both directions could fill up, and both sides would wait
+// for ever.
 const sending = Promise.all(outgoing.map((text) => sendMessage(conn, framings[framing], text)));
 sending.catch(fail);
 

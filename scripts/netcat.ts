@@ -1,6 +1,7 @@
 const help = `
-Netcat: sends what is typed and prints what comes, both at the same time. At the end of the input it sends FIN,
-and goes on printing; when the other side ends, it ends too. From where the tutorials stop: a terminal for any TCP server.
+Netcat: sends what is typed and prints what comes, both at the same time. At the end of the input it sends FIN
+and goes on printing; when the other side ends, it exits.
+It goes on where the tutorials stop: a terminal for any TCP server.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/netcat.ts                   (type; Ctrl-D ends)
@@ -46,7 +47,7 @@ const sending = send();
 sending.catch(() => {}); // when the connection breaks, receiving fails too
 await receive();
 
-// The other side has ended. What there is of the input is still sent; more of it is not waited for.
+// The other side has ended. Input that is already there is still sent; we do not wait for more.
 for (let before = -1; conn.bytesSent > before || conn.bufferedAmount > 0; await Bun.sleep(100)) {
   before = conn.bytesSent;
 }

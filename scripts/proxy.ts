@@ -1,7 +1,7 @@
 const help = `
 TCP proxy: opens a connection to another server for each client, and passes everything on both ways: bytes, FINs
 and resets. When a connection has ended it prints a line about it.
-From where the tutorials stop: a server that is a client, too.
+It goes on where the tutorials stop: a server that is also a client.
 
   terminal 1:  bun run scripts/echo-threaded-server.ts
   terminal 2:  bun run scripts/proxy.ts --to 127.0.0.1:4000

@@ -1,5 +1,5 @@
 const help = `
-Threaded reply server: answers everything it receives with "Received: " and the same again, for many
+Threaded reply server: answers everything it receives with "Received: " and the same bytes, for many
 clients at once, each served by one of a fixed number of threads.
 Documented in tutorial 004, "소켓 프로그래밍에서의 스레드 활용".
 

@@ -1,8 +1,9 @@
 const help = `
 TLS: the bytes on the wire with it and without it. One process is the server, the client, and a proxy between them
-that shows every byte. The same sentence goes there and back in clear text, then over TLS. Then the client expects
-another name, and then it does not know the certificate's authority: it refuses both.
-From where the tutorials stop: their programs send clear text.
+that shows what it passes on. The same sentence goes there and back in clear text, then over TLS. Then the client
+connects twice more: it expects another name, and then it does not know the certificate's authority. It refuses
+both times.
+It goes on where the tutorials stop: their programs send clear text.
 
   terminal 1:  bun run scripts/secure.ts
   terminal 2:  bun run scripts/secure.ts --trace           (it is all three itself)
@@ -27,7 +28,7 @@ const { message } = cli(help, {
 const { cert, key } = makeCertificate("localhost");
 using plain = listen({ port: 0 });
 using secure = listen({ port: 0, tls: { cert, key } });
-secure.onRefused = () => {}; // the client says why
+secure.onRefused = () => {}; // the client prints the reason
 for (const server of [plain, secure]) echo(server);
 
 await talk("in clear", plain);
@@ -62,7 +63,7 @@ async function echo(server: ServerSocket): Promise<void> {
   }
 }
 
-// The proxy between the two, as anybody on the way could run one: passes everything on, and shows it.
+// The proxy between the two passes everything on and shows it. Anybody on the network path could run one.
 async function watch(wire: ServerSocket, { address }: ServerSocket): Promise<void> {
   using client = await wire.accept();
   using server = await connect(address);

@@ -25,8 +25,8 @@ using server = listen({ host, port, signal });
 server.onRefused = warn;
 print(`listening on ${formatAddress(server.address)}`);
 
-// For each client the bytes that it has still to get back. While it has not taken them, nothing is
-// received from it: so it cannot send on.
+// For each client, the bytes that are still to be sent back to it. Until it has taken them, nothing more is
+// received from it, so that it has to wait (back-pressure).
 const clients = new Map<Socket, Buffer>();
 const NOTHING = Buffer.alloc(0);
 
@@ -35,13 +35,13 @@ const began = new WeakMap<Socket, number>();
 let refused = 0;
 if (limits.log) setInterval(logState, 60_000).unref();
 
-// After a signal nothing more is received; each client gets back what it has sent, and then an end.
+// After a signal, what has already come is still sent back; then each client gets EOF.
 signal.addEventListener("abort", () => {
   for (const conn of clients.keys()) conn.endReceiving();
   setTimeout(endGrace, grace * 1000).unref();
 });
 
-let full = false; // the warning about too many connections is printed
+let full = false; // the warning about too many connections has been printed
 let turn = 0;
 while (!signal.aborted || clients.size > 0) {
   const owing: Socket[] = [];
@@ -116,7 +116,7 @@ function attempt(conn: Socket, step: () => void): void {
 function drop(conn: Socket, why?: unknown): void {
   if (limits.log) logEnd(conn, began.get(conn)!, why);
   clients.delete(conn);
-  // A client that still sends when we close would be reset: at a signal, it has time to end first.
+  // close() would reset a client that still sends. So after a signal we send FIN, and it has time to close.
   if (signal.aborted) conn.shutdown("write");
   else conn.close();
 }
@@ -126,7 +126,8 @@ function logState(): void {
   refused = 0;
 }
 
-// A part of what a client is owed must not look like all of it.
+// Clients that have not got all of their bytes back by now are reset: a FIN would make a partial reply look
+// complete.
 function endGrace(): void {
   for (const conn of clients.keys()) conn.reset();
   clients.clear();

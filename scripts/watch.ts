@@ -1,15 +1,15 @@
 const help = `
 Runs scripts and draws both ends of their connections in one picture: each call, the bytes on their way,
 FINs and resets. The picture is a page that grows while the scripts run, or a file. The first script is on the
-left; when it listens, the others start, one after the other. What is typed goes to the second.
+left; when it listens, the others start, one after the other. What you type goes to the second script.
 
   terminal 1:  bun run scripts/watch.ts "echo-server" "echo-client --message 안녕"
   terminal 2:  a browser, at http://127.0.0.1:8070/
 
   as a file:   bun run scripts/watch.ts --svg echo.svg scripts/echo-server.ts scripts/echo-client.ts
 
-A script is one of this folder by its name, or any by its path that reads its flags as these do.
-In the flags of the others, {port} is the port that the first one listens on.
+Give the name of a script in this folder, or the path of any other that reads its flags in the same way.
+In the flags of the others, {port} stands for the port that the first one listens on.
 `;
 
 import { cli, print, refuse } from "../lib/cli.ts";

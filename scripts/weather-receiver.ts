@@ -14,7 +14,7 @@ import { getfqdn, gethostname, ownAddress } from "../lib/host.ts";
 import { limitFlags, logFlags, serve } from "../lib/serve.ts";
 import { listen, type Socket } from "../lib/socket.ts";
 
-/** Characters. A line that is longer is no reading. */
+/** In characters. A longer line is not a reading. */
 const MAX_READING = 1024;
 
 const { host, port, signal, ...limits } = cli(help, {

@@ -35,7 +35,8 @@ print(`connecting to ${gethostname()} (${await getfqdn()}) with ${ip}`);
 using conn = await connect({ host: ip, port, signal });
 
 // The station sends nothing before we have finished. If the socket is readable before that, the station
-// has gone. Sending would not tell: the next reading would be lost, and only the one after it would fail.
+// has gone. Sending would not show that at once: the next send would succeed although its reading is lost, and
+// only the one after it would fail.
 let finished = false;
 conn.waitReadable().then(
   () => finished || fail("the station has closed the connection"),

@@ -29,7 +29,7 @@ import { serveWeb } from "./weather-station/web.ts";
 
 /** A sensor that sends more than this without a newline is not sending readings. */
 const MAX_LINE = 1024;
-/** A name that can be read, on a page as well. */
+/** A name has 1 to 64 printable characters, and no space at its ends. */
 const NAME = /^sensor: ?([^\p{C}\p{Z}](?:[^\p{C}]{0,62}[^\p{C}\p{Z}])?)$/u;
 const ABSOLUTE_ZERO = -273.15;
 const DAY_MS = 86_400_000;
@@ -93,7 +93,7 @@ async function receive(conn: Socket): Promise<void> {
   let count = 0;
   let stored: Promise<void> | undefined;
   for await (const line of lines(conn, { maxBytes: MAX_LINE })) {
-    if (signal.aborted) break; // a line that it cuts off looks like a last one without its newline
+    if (signal.aborted) break; // the line may be cut off: it would look like a last line without newline
     const [, name] = line.match(NAME) ?? [];
     if (name !== undefined) {
       sensor = name;
@@ -102,7 +102,7 @@ async function receive(conn: Socket): Promise<void> {
     const next = store.add({ sensor, celsius: celsiusOf(line, conn), at: Date.now() });
     count++;
     if (next !== stored) {
-      await stored; // those before have been stored by now, or have failed
+      await stored; // the earlier ones have been stored by now, or have failed
       stored = next;
       stored.catch(() => conn.reset()); // at once, also when this sensor sends nothing more
     }
@@ -120,7 +120,7 @@ function celsiusOf(line: string, conn: Socket): number {
   throw new SocketError("EBADMSG", "recv", conn.remoteAddress, { reason });
 }
 
-// That readings were not stored is told once for all sensors: see onTrouble.
+// onTrouble reports once, for all sensors, that readings cannot be stored.
 function onError(error: unknown): void {
   if (!(error instanceof NotStored)) warn(error);
 }

@@ -26,13 +26,13 @@ export class Others implements AsyncDisposable {
   #link: { redis: RedisClient; lost: Promise<void> } | null = null;
   #end: () => void = () => {};
   #isOver = false;
-  /** What was asked last: Redis answers in turn. */
+  /** The answer to the last command. Redis answers in order, so it comes after all others. */
   #last: Promise<unknown> = Promise.resolve();
   readonly #tried = Promise.withResolvers<void>();
   /** Resolves after the first attempt to reach Redis. */
   readonly ready = this.#tried.promise;
 
-  /** Throws for a wrong URL. `hear` gets the lines of other servers, `tell` the messages about Redis. */
+  /** Throws for a wrong URL. `hear` gets the lines of other servers, `tell` gets messages about Redis. */
   constructor(
     readonly url: string,
     readonly hear: (line: string) => void,
@@ -67,7 +67,7 @@ export class Others implements AsyncDisposable {
     return keys.map((key) => key.slice(keyOf("").length));
   }
 
-  /** Waits a moment for what Redis has still to be told. */
+  /** Waits, for half a second at most, until Redis has answered the last command. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.race([this.#last, sleep(CLOSE_MS)]);
     this.#isOver = true;
@@ -118,7 +118,7 @@ export class Others implements AsyncDisposable {
     await soon(Promise.all([redis.ping(), ...[...this.#names].map(keep)]));
   }
 
-  // Ignores what is not ours: anybody can publish there.
+  // Ignores our own lines, and messages of any other form: anybody can publish on this channel.
   #heard(message: string): void {
     const [from, line] = parsed(message);
     if (typeof line === "string" && from !== this.#me) this.hear(line);

@@ -3,7 +3,7 @@
 import type { Socket } from "../../lib/socket.ts";
 
 const MAX_BEHIND = 1 << 20; // bytes that one client has not taken yet
-const LINE = 64; // bytes of memory that a line takes besides its own
+const LINE = 64; // bytes that each line counts besides its text
 const CATCH_UP_MS = 1_000; // how long a client that is further behind has to catch up
 const LOOK_MS = 20;
 
@@ -22,7 +22,7 @@ export class Person {
     readonly onLate: () => void,
   ) {}
 
-  /** Sends a line. Does not wait: for a slow client it is kept, up to `MAX_BEHIND` bytes. */
+  /** Sends a line without waiting. For a slow client it is kept; above `MAX_BEHIND` bytes, calls `onLate`. */
   send(line: string): void {
     if (this.#isGone) return;
     this.#lines.push(line);
@@ -41,7 +41,7 @@ export class Person {
     return this.#bytes + this.conn.bufferedAmount;
   }
 
-  /** Has the kernel take what it has room for: it reports that late. */
+  /** Gives the kernel what it has room for now: it reports new room only later. */
   nudge(): void {
     try {
       this.conn.trySend("");
@@ -72,8 +72,9 @@ export class Person {
 }
 
 /**
- * Resolves when nobody is too far behind any more, because they have caught up or were let go. Who is more than
- * half as far behind has the same second: if they take nothing at all in it, the room does not wait for them again.
+ * Resolves when nobody is more than `MAX_BEHIND` bytes behind: within a second they have caught up, or are reset.
+ * The same second counts for those more than half as far behind: they are reset if they take nothing in it, so
+ * that the room does not have to wait again for them.
  */
 export async function catchUp(room: ReadonlyMap<string, Person>): Promise<void> {
   const seen = new Map<Person, { behind: number; since: number }>();

@@ -1,6 +1,6 @@
 // For a mistyped script name: the names that are most like it.
 
-/** The three nearest names, those that hold it first; and all of them. */
+/** The three nearest names (names that contain it come first), and then all names. */
 export function nearest(name: string, all: string[]): string {
   const far = (other: string) => distance(name, other) + (other.includes(name) ? 0 : 100);
   const near = all.toSorted((a, b) => far(a) - far(b)).slice(0, 3);

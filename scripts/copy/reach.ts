@@ -8,7 +8,7 @@ type Read = (file: string) => string;
 // Static imports, import() and require().
 const IMPORT = /((?:\bfrom |\bimport |\bimport\(|\brequire\()")(\.[^"]+)(")/g;
 
-/** The scripts of these names, and those that the terminals in their headers run as well. */
+/** The scripts with these names, and all scripts that the commands in their headers run. */
 export function withPartners(names: string[], read: Read): string[] {
   const files = new Set(names.map((name) => `scripts/${name}.ts`));
   for (const file of files) {
@@ -23,7 +23,7 @@ export function headerOf(text: string): string {
   return text.split("\n`;")[0]!;
 }
 
-/** These files, and all that they import, directly or not. */
+/** These files, and all files that they import, directly or indirectly. */
 export function reached(files: string[], read: Read): string[] {
   const found = new Set(files);
   for (const file of found) {

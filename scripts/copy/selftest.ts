@@ -4,7 +4,7 @@ import { basename } from "node:path";
 
 import { headerOf } from "./reach.ts";
 
-const SOCKET = "./lib/socket.ts"; // of the copy
+const SOCKET = "./lib/socket.ts"; // in the copy
 
 /** Flags that keep the test short, and arguments that a script needs. */
 const FLAGS: Record<string, string[]> = {
@@ -19,7 +19,7 @@ const FLAGS: Record<string, string[]> = {
   ],
 };
 
-/** These arguments as the code of a call. */
+/** The flags of a script, as the code of further arguments in a call. */
 function flagsOf(script: string): string {
   return (FLAGS[script] ?? []).map((word) => `, ${JSON.stringify(word)}`).join("");
 }
@@ -38,7 +38,7 @@ export function testOf(name: string, script: string): string {
 
 const HEAD = `import { expect, test } from "bun:test";
 
-// As a user would in this folder; what it prints can be read.
+// Runs a script as a user would in this folder; its output can be read.
 function run(...args: string[]) {
   const env = { ...process.env, HOST: "", PORT: "" };
   return Bun.spawn([process.execPath, "run", ...args], {
@@ -70,7 +70,7 @@ function listening(output: ReadableStream<Uint8Array>): Promise<string> {
 }
 `;
 
-// Of a script that stands between the two, too.
+// With `between`, a script that connects the two (the proxy).
 function serverAndClient(server: string, client: string, between?: string): string {
   const through = between === undefined ? "" : ` through ${between}`;
   const behind = `"--to", \`127.0.0.1:\${await listening(server.stdout)}\``;

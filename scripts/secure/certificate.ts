@@ -1,5 +1,5 @@
-// Makes certificates: X.509 (RFC 5280) in DER, which is tag, length and content, over and over.
-// Good for trying out and for tests. For anything else there are authorities, and openssl.
+// Makes certificates: X.509 (RFC 5280) in DER, in which every value is a tag, a length and the content.
+// Only for trying out and for tests. For anything else, use an authority or openssl.
 
 import { createPrivateKey, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 
@@ -20,7 +20,7 @@ const [SEQUENCE, SET] = [0x30, 0x31] as const;
 
 /**
  * A certificate for `name` (for `localhost`, its addresses as well), signed by `issuer`, or by itself.
- * It is valid from an hour ago for `days` days; less than none: it has expired.
+ * It is valid from an hour ago for `days` days; with 0 or less, it has already expired.
  *
  * @example
  * const { cert, key } = makeCertificate("localhost");

@@ -54,7 +54,7 @@ function drawLine(layout: Layout, connection: Connection, end: End): string[] {
   return drawn;
 }
 
-// An arrow for each send: to the receive that waited for it, or else to the bytes that wait.
+// An arrow for each send: to the receive that waited for it, or else to the bar of waiting bytes.
 function drawSends(layout: Layout, connection: Connection, end: End): string[] {
   const { kind, links } = connection;
   const color = colorOf(connection.number);
@@ -71,7 +71,7 @@ function drawSends(layout: Layout, connection: Connection, end: End): string[] {
     const taken = own.flatMap(({ to, bytes }): Change[] =>
       layout.has(to) ? [[layout.ended(to), -bytes]] : [],
     );
-    // What connect sends first leaves right behind its own arrow.
+    // What connect sends first is drawn right below the arrow of connect itself.
     const y = layout.began(send) + (send === end.origin ? SIZE.line : 0);
     const lost = kind === "datagram" && own.length === 0 && far !== undefined && !!closeOf(far);
     if (layout.isFolded(send)) {

@@ -1,5 +1,5 @@
-// The picture: time runs down, the first script is on the left, and each connection is a pair of lines with
-// its bytes on the way between them.
+// The picture: time runs down, the first script is on the left, and each connection is a pair of lines, with
+// its bytes as arrows between them.
 
 import { drawConnection, drawRefusal } from "./connection.ts";
 import { Layout, SIZE } from "./layout.ts";
@@ -13,7 +13,7 @@ export interface Frame {
   language: Language;
   /** What was run, as it was typed. */
   commands: string[];
-  /** Calls beyond those that were kept. */
+  /** How many calls were not kept. */
   dropped: number;
 }
 
@@ -53,7 +53,7 @@ export function draw(plan: Plan, { language, commands, dropped }: Frame): string
   ].join("");
 }
 
-// A script's line, from its name to its exit, with the waits that belong to no connection.
+// A script's line, from its name to its exit, with the waiting calls that belong to no connection.
 function drawProcess(layout: Layout, side: Side, commands: string[]): string[] {
   const x = layout.x(side);
   const { rows } = layout.plan;
@@ -69,7 +69,7 @@ function drawProcess(layout: Layout, side: Side, commands: string[]): string[] {
       box("wait", x - 4, layout.began(call), 8, layout.ended(call) - layout.began(call), 4),
     );
   }
-  // It may reach out to its own side, and up to the middle.
+  // The box with the names may grow outwards, and inwards up to the middle.
   const longest = Math.max(...commands.map((command) => Bun.stringWidth(command)));
   const middle = (layout.line[0] + layout.line[1]) / 2;
   const room = (side === 0 ? middle : layout.width - middle) - 18;

@@ -1,10 +1,10 @@
-// Repeated calls are shown once: of 1,000 round trips the first, the last, and the number of the others.
+// Repeated calls are folded: of 1,000 round trips the picture shows two, a count of the others, and the last.
 
 import { type Call, isReceive, isSend, type Story } from "./model.ts";
 
 /** More repetitions than this are folded; the first two and the last one stay. */
 const MOST = 8;
-const LONGEST = 6; // calls in a round
+const LONGEST = 6; // calls in one repetition (a round)
 const KEPT = { before: 2, after: 1 };
 
 /** More connections than this are counted only. */
@@ -23,7 +23,7 @@ interface Stretch {
   to: number;
 }
 
-/** The repeated calls of a story, of all its ends, put together where they overlap in time. */
+/** The repeated calls of all ends of a story. Folds that overlap in time become one. */
 export function foldsOf({ connections, others }: Story): Fold[] {
   const lists = connections.flatMap(({ ends }) => ends.flatMap((end) => (end ? [end.calls] : [])));
   const alike = ({ pid, thread, on, call }: Call) => [pid, thread, on ?? call].join("/");
@@ -64,7 +64,7 @@ function lookOf({ call, result, error = "", bytes }: Call): string {
   return [call, error, end, bytes === undefined ? "" : Math.sign(bytes)].join(" ");
 }
 
-// Both ends of a connection repeat themselves together. They begin when the last one does.
+// Both ends of a connection repeat together: folds that overlap become one, which begins where the last begins.
 function merge(folds: Fold[]): Fold[] {
   const merged: Fold[] = [];
   for (const fold of folds.toSorted((a, b) => a.began - b.began)) {

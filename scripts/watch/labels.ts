@@ -15,7 +15,7 @@ export class Labels {
   readonly #many: boolean;
   readonly #manyServers: boolean;
   readonly #hasOthers: boolean;
-  /** The number of a connection by the name that its thread has for it, and the side of a call. */
+  /** The number of each connection, by the name that its thread gives it; and the side of each call. */
   readonly #numbers: Map<string, number>;
   readonly #sides: Map<Call, Side>;
 
@@ -30,7 +30,7 @@ export class Labels {
     this.#sides = new Map(ends.flatMap((end) => callsOf(end).map((call) => [call, end.side])));
   }
 
-  /** In one line where there is room, else in more. */
+  /** In one line if there is room for it, else in several. */
   of({ side, call, part, fold }: Row): Label {
     if (fold) return [this.#counts(fold.calls, 0), this.#counts(fold.calls, 1)];
     const [what, result] = this.#spans(call!, part);
@@ -93,15 +93,15 @@ export class Labels {
     if (call.call === "select") return [["result", ` → ${this.#renamed(call, result)}`]];
     const counted = result.replace(/^(\d+) bytes?(?= |$)/, (_, n) => words.bytes(Number(n)));
     const spans: Span[] = [[error ? "bad" : "result", ` → ${counted}`]];
-    // A message came with its length or its delimiter.
+    // On the wire, a message has its length or its delimiter, too.
     if (call.call === "recvMessage" && call.bytes && !result.startsWith(`${call.bytes} `)) {
       spans.push(["soft", ` ${words.ofAll(call.bytes)}`]);
     }
     return spans;
   }
 
-  // Every thread and process numbers its own connections; in the picture each connection has one number. What
-  // there is only one of has none.
+  // Every thread and process numbers its own connections; in the picture each connection has one number. If there
+  // is only one, it is shown without a number.
   #renamed(call: Call, list: string): string {
     return list.replace(/\b(conn|datagram|server)#\d+/g, (name, kind) => {
       if (kind === "server") return this.#manyServers ? name : kind;

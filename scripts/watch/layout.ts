@@ -14,10 +14,10 @@ export const SIZE = {
   letter: 7.25,
   line: 17, // of text
   row: 23,
-  hop: 11, // how far below an arrow ends that nobody waits for
+  hop: 11, // how far an arrow drops if nobody waits for it
 } as const;
 
-/** What points from one side to the other. */
+/** The sign of x from each side towards the other. */
 export const INWARD = [1, -1] as const;
 
 export class Layout {
@@ -99,7 +99,7 @@ export class Layout {
 // Connections that are open at the same time have lines beside each other.
 function lanesOf({ connections, begins, ends, rows }: Plan): Map<Connection, number> {
   const lanes = new Map<Connection, number>();
-  const until: number[] = []; // the last row of what a lane has
+  const until: number[] = []; // the last row that each lane uses
   for (const connection of connections) {
     const both = connection.ends.filter((end) => end !== undefined);
     const isStream = connection.kind === "stream";

@@ -39,7 +39,7 @@ export interface Link {
   bytes: number;
 }
 
-/** All that is known of a run. */
+/** All that is known about a run. */
 export interface Story {
   connections: Connection[];
   /** Calls that belong to no connection: listen, select, what a server does, a refused connect. */
@@ -58,7 +58,7 @@ export function tell(all: Call[]): Story {
   return { connections, others: calls.filter((call) => !known.has(call)), calls };
 }
 
-/** The calls of an end, with the one that gave it. */
+/** The calls of an end, with the call that returned it. */
 export function callsOf(end: End | undefined): Call[] {
   return end === undefined ? [] : [end.origin, ...end.calls];
 }
@@ -68,7 +68,7 @@ export function actorOf({ pid, thread = 0 }: Call): string {
   return `${pid}/${thread}`;
 }
 
-/** Also a connect that sends something first: the header of a proxy. */
+/** A connect counts, too, if it sends something first: the header of a proxy. */
 export function isSend({ call, bytes }: Call): boolean {
   return bytes !== undefined && /^(send|trySend|connect)/.test(call);
 }
@@ -142,7 +142,7 @@ function pairDatagrams(calls: Call[]): Pair[] {
     const { local, peer } = near;
     const i = left.findIndex((far) => sameEnd(far.local, peer) && sameEnd(local, far.peer));
     const [far] = i < 0 ? [] : left.splice(i, 1);
-    // Who was connected to the other is the one that asks.
+    // The end that was connected to the other one is the client.
     const asks = near.origin.made!.remote !== undefined;
     pairs.push({ kind: "datagram", ends: asks ? sides(far, near) : sides(near, far) });
   }
@@ -152,7 +152,7 @@ function pairDatagrams(calls: Call[]): Pair[] {
 function talksOf(calls: Call[]): Talk[] {
   const sockets = new Map<string, Call>();
   const talks = new Map<string, Talk>();
-  const senders = new Map<string, string>(); // to an address: who was the last to send there
+  const senders = new Map<string, string>(); // by address: who sent there last
   for (const call of calls) {
     const { made, on, bytes } = call;
     if (made !== undefined && call.call === "datagram") {
@@ -178,13 +178,13 @@ function talksOf(calls: Call[]): Talk[] {
   return [...talks.values()];
 }
 
-// A socket bound to any address (0.0.0.0) is reached at one of them.
+// A socket bound to 0.0.0.0 or [::] is reached at any address of the machine with its port.
 function sameEnd(local: string, address: string): boolean {
   const [, port] = /:(\d+)$/.exec(local) ?? [];
   return local === address || (/^(0\.0\.0\.0|\[::\]):/.test(local) && address.endsWith(`:${port}`));
 }
 
-// When it was connected; if that end is not watched, when it was accepted.
+// When connect was called; if that end is not watched, when accept was called.
 function startOf({ ends }: Pair): number {
   const origins = ends.flatMap((end) => (end ? [end.origin] : []));
   const asked = origins.filter(({ call }) => !/accept/i.test(call));
@@ -196,7 +196,7 @@ function startOf({ ends }: Pair): number {
 function linksOf({ kind, ends: [left, right] }: Pair): Link[] {
   if (left === undefined || right === undefined) return [];
   if (kind === "datagram") return [...datagrams(left, right), ...datagrams(right, left)];
-  // If only one of them speaks TLS, the bytes that the other one sees are encrypted: they are others.
+  // If only one of them speaks TLS, the other one sees encrypted bytes, which do not match.
   const same = left.tls === right.tls;
   return [
     ...opening(left, right),
@@ -218,7 +218,7 @@ function stream(from: End, to: End): Link[] {
     .toSorted((a, b) => a.began - b.began);
   const links: Link[] = [];
   let [sending, left] = [0, sends[0]?.bytes ?? 0]; // how much of the send is still to be received
-  let given = 0; // unrecv: received already, and to be received again
+  let given = 0; // unrecv: bytes that were given back, and will be received again
   for (const receive of to.calls.filter(isReceive)) {
     const again = Math.min(given, Math.max(receive.bytes!, 0));
     given -= receive.bytes! < 0 ? receive.bytes! : again;
@@ -233,8 +233,8 @@ function stream(from: End, to: End): Link[] {
   return links;
 }
 
-// Datagrams arrive whole or not at all, in any order: they are matched by their bytes. One may have been
-// cut to the size that was asked for.
+// Datagrams arrive whole or not at all, in any order: they are matched by their bytes. A datagram may
+// have been cut to the size that recv asked for.
 function datagrams(from: End, to: End): Link[] {
   const received = callsOf(to).filter(isReceive);
   return callsOf(from)

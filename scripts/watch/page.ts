@@ -8,7 +8,7 @@ import { type Language, LANGUAGES } from "./words.ts";
 const PAUSE_MS = 100;
 
 export interface Page {
-  /** Where it is, as a browser wants it. */
+  /** Its URL, for a browser. */
   url: string;
   /** To be called when there are new calls. */
   changed(): void;
@@ -35,7 +35,7 @@ export function servePage(where: Where, picture: (language: Language) => string)
       if (!made.has(language)) made.set(language, event(picture(language)));
       reader.isBehind = !reader.send(made.get(language)!);
     }
-    if ([...readers].some(({ isBehind }) => isBehind)) changed(); // it skips what comes meanwhile
+    if ([...readers].some(({ isBehind }) => isBehind)) changed(); // it skips the pictures in between
   };
   const changed = () => {
     timer ??= setTimeout(send, PAUSE_MS);
@@ -43,7 +43,7 @@ export function servePage(where: Where, picture: (language: Language) => string)
 
   const answer = (request: Request, server: Bun.Server<undefined>): Response => {
     const { hostname, pathname, searchParams } = new URL(request.url);
-    // A name could be another site's that resolves to this address (DNS rebinding).
+    // The name of another site may have been made to resolve to this address (DNS rebinding).
     const isAddress = isNumeric(hostname.replace(/[[\]]/g, ""));
     if (!isAddress && hostname !== "localhost" && hostname !== where.host)
       return new Response(`not for ${hostname}\n`, { status: 403 });
@@ -79,7 +79,7 @@ export function servePage(where: Where, picture: (language: Language) => string)
 /** A browser that has the page open. */
 interface Reader {
   language: Language;
-  /** False if it has not taken the ones before. */
+  /** Sends nothing, and gives false, if the browser has not taken the earlier ones. */
   send(event: string): boolean;
   isBehind: boolean;
 }

@@ -27,7 +27,7 @@ export interface Plan {
 
 /** The calls that may wait. All others return at once. */
 const WAITS = /^(accept|connect|recv|select|send|wait|datagram)/;
-/** A call that took less, in ms, did not wait: the machine was busy. */
+/** A call that took less than this, in ms, did not wait: the machine was only busy. */
 const SOON = 20;
 
 export function plan(story: Story): Plan {
@@ -50,7 +50,7 @@ export function plan(story: Story): Plan {
       if (!call.waits) moments.push({ at: call.time, part: "end", ...about });
     }
   };
-  // A call that gave a socket for datagrams belongs to all who talk through it.
+  // A `datagram` call belongs to no single connection: its socket may exchange datagrams with several peers.
   const sides = new Map(story.others.map((call): [Call, Side] => [call, call.script > 0 ? 1 : 0]));
   for (const connection of connections) {
     for (const end of connection.ends) {
@@ -71,7 +71,7 @@ export function plan(story: Story): Plan {
       if (part !== "begin") ends.set(one, i);
     }
   }
-  // A call that still waits has no end; but its process may have one.
+  // A call that still waits has no end of its own; it ends with its process, if that has ended.
   for (const call of story.calls.filter(({ waits }) => waits)) {
     const exit = story.calls.find((other) => other.call === "exit" && other.pid === call.pid);
     if (begins.has(call)) ends.set(call, ends.get(exit!) ?? rows.length);
@@ -86,7 +86,7 @@ function inOrder(moments: Row[], connections: Connection[]): Row[] {
   for (const row of sorted) if (row.call && row.part !== "end") begin.set(row.call, row);
   const links = connections.flatMap(({ links }) => links);
   const causes = Map.groupBy(links, ({ to }) => to);
-  const before = new Map<string, Row>(); // the last one of each thread
+  const before = new Map<string, Row>(); // the last row so far of each thread
   const previous = new Map<Row, Row>();
   for (const row of sorted) {
     if (row.call === undefined) continue;
@@ -95,7 +95,7 @@ function inOrder(moments: Row[], connections: Connection[]): Row[] {
     before.set(actor, row);
   }
   const order = new Set<Row>();
-  const under = new Set<Row>(); // against an endless loop, if a clock runs backwards
+  const under = new Set<Row>(); // being placed: prevents an endless loop if a clock runs backwards
   const put = (row: Row) => {
     if (order.has(row) || under.has(row)) return;
     under.add(row);

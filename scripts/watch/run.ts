@@ -1,5 +1,5 @@
-// Runs the scripts, the first until it listens and then the others, and collects their traced calls. Their other
-// output is passed on.
+// Starts the first script, waits until it listens, then starts the others, and collects the traced calls of all.
+// Their other output is passed on.
 
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -10,7 +10,7 @@ import type { Call } from "./model.ts";
 /** Calls beyond this number are only counted. */
 const MOST_CALLS = 20_000;
 
-/** When the others have ended and the first script has made no call for so long, it is stopped. */
+/** When the others have ended and the first script has made no call for this long, it is stopped. */
 const QUIET_MS = 400;
 
 /** Ctrl-C in a terminal reaches the scripts too. Those that still run after this time get a SIGTERM. */
@@ -28,7 +28,7 @@ export class Recording {
   /** Called after each new call. */
   onChange = () => {};
 
-  /** Those that have returned, and those that wait now. */
+  /** The calls that have returned, and those that are waiting now. */
   get calls(): Call[] {
     return [...this.#returned, ...this.#waiting.values()];
   }
@@ -121,7 +121,7 @@ function start(
   };
   const stopLate = () => setTimeout(() => child.exitCode === null && stop(), HEARD_MS);
   signal.addEventListener("abort", stopLate);
-  process.on("exit", () => child.kill()); // if we end for another reason
+  process.on("exit", () => child.kill()); // if this process ends for another reason
   const listening = Promise.withResolvers<string>();
   const connected = Promise.withResolvers<void>();
   const hear = (said: string) => {
@@ -134,7 +134,7 @@ function start(
       if (call !== undefined) into.add({ ...call, script });
       else console.error(line);
       if (/^(connect|datagram)$/.test(call?.call ?? "")) connected.resolve();
-      hear(line); // netcat says it here
+      hear(line); // netcat prints `listening on` on stderr
     }),
   ];
   if (child.stdout !== undefined) reading.push(passOn(child.stdout, hear));

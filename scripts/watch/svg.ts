@@ -58,7 +58,6 @@ export function box(
   return `<rect class="${kind}" x="${round(x)}" y="${round(y)}" ${size} rx="${r}"/>`;
 }
 
-/** An arrow. */
 export function arrow(kind: string, x1: number, y1: number, x2: number, y2: number): string {
   const length = Math.hypot(x2 - x1, y2 - y1) || 1;
   const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];

@@ -1,8 +1,9 @@
 // Stores the readings in a table of SQLite or Postgres, with Bun.SQL.
 //
 // Readings that come at about the same time are stored in one transaction, which costs little more than storing
-// one. Nothing is tried twice: when the connection breaks during COMMIT, it is unknown whether the readings are
-// stored, and a second try could store them twice. The sensor has to decide.
+// one. A commit that fails is not tried again, unless the SQLite file was locked: when the connection breaks
+// during COMMIT, it is unknown whether the readings are stored, and a second try could store them twice. The
+// sensor has to decide.
 
 import { SQL } from "bun";
 
@@ -28,7 +29,7 @@ const GATHER_MS = 20;
 const FULL = 10_000;
 /** Rows in one statement: SQLite takes 32,766 values, we have three a row. */
 const ROWS = 5_000;
-/** Another program may hold the SQLite file's lock for so long: Python's default, too. */
+/** Another program may hold the SQLite file's lock for this long; Python's default is the same. */
 const LOCK_MS = 5_000;
 const LOOK_MS = 1_000;
 const MINUTE_MS = 60_000;
@@ -66,7 +67,8 @@ export class Store {
     const store = new Store(url);
     await patiently(() => store.#prepare());
     if (store.#shared) store.#listen();
-    // SQLite does not notify us of changes by another program, such as a second station. So we look.
+    // SQLite does not notify us of changes by another program, such as a second station. So we look every second;
+    // with Postgres, which notifies us, every minute.
     const every = store.#shared ? MINUTE_MS : LOOK_MS;
     store.#look = setInterval(() => store.#noteChange(), every).unref();
     return store;
@@ -75,7 +77,7 @@ export class Store {
   async #prepare(): Promise<void> {
     if (this.#shared) {
       return this.#writing.begin(async (tx) => {
-        await tx`SELECT pg_advisory_xact_lock(hashtext('reading'))`; // stations that start together
+        await tx`SELECT pg_advisory_xact_lock(hashtext('reading'))`; // for stations that start together
         await tx`CREATE TABLE IF NOT EXISTS reading (
           id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
           sensor TEXT NOT NULL, celsius DOUBLE PRECISION NOT NULL, at BIGINT NOT NULL)`;
@@ -114,12 +116,12 @@ export class Store {
     return this.#stored;
   }
 
-  /** Whether `FULL` readings wait: then add no more before some are stored. */
+  /** Whether `FULL` readings wait. Then add no more until some are stored. */
   get isFull(): boolean {
     return this.#waiting.length >= FULL;
   }
 
-  // Readings that come while the commit before is under way are stored together after it.
+  // Readings that come while the previous commit is under way are stored together after it.
   async #storeAfter(before: Promise<void>): Promise<void> {
     await Promise.allSettled([before, Bun.sleep(GATHER_MS)]);
     const batch = this.#waiting;
@@ -143,7 +145,7 @@ export class Store {
     });
   }
 
-  /** Deletes readings older than `before`, a few at a time. */
+  /** Deletes readings older than `before`, up to `ROWS` at a time. */
   async forget(before: number): Promise<void> {
     for (let deleted = ROWS; deleted === ROWS && !this.#closed;) {
       deleted = await this.#writing.begin(async (tx) => {

@@ -19,7 +19,7 @@ const SPANS: Record<string, number> = {
 };
 /** Charts are made at the same moments for all pages, so that one query serves them all. */
 const TICK_MS = 500;
-/** A page is sent something at least so often. After 12 s without, it shows that the station is lost. */
+/** A page gets an event at least this often. After 12 s without one, it shows that the connection is lost. */
 const ALIVE_MS = 5_000;
 /** Pages and downloads at once. */
 const MAX_REQUESTS = 1_000;
@@ -51,7 +51,7 @@ export function serveWeb(
       tls,
       development: false,
       reusePort: false, // otherwise Bun, in production, shares the port with other processes
-      idleTimeout: 30, // seconds; a page is sent something more often
+      idleTimeout: 30, // seconds; a page gets events more often
       routes: {
         "/": get(() => new Response(page, { headers: PAGE_HEADERS })),
         "/live": get((request) => live(store, new URL(request.url).searchParams)),
@@ -77,7 +77,7 @@ function hashOf(tag: string): string {
   return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 }
 
-// For a page that is open: the process does not stay because of it.
+// For an open page. This timer does not keep the process running.
 const pause = (ms: number) => sleep(ms, undefined, { ref: false });
 
 // Server-sent events. Each has the whole chart, so that a page that reconnects has missed nothing.
@@ -145,8 +145,8 @@ async function download(store: Store, request: Request, format: Format): Promise
   } catch {
     return refuse(503, "the store does not answer");
   }
-  // One page of readings at a time, when the client has taken the one before. If the store fails in between, the
-  // connection breaks, so that an incomplete file does not look complete.
+  // One page of readings at a time, after the client has taken the previous one. If the store fails in between,
+  // the connection breaks, so that an incomplete file does not look complete.
   async function* body() {
     yield format.begin;
     for (let isFirst = true; !next.done; next = await pages.next()) {
