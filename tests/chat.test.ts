@@ -171,7 +171,7 @@ describe("chat-server", () => {
     await ann.sees(`bob: ${"x".repeat(1024)}`);
     await bob.says("x".repeat(1025));
     await ann.sees("* bob left (line too long)");
-    expect(await bob.next().catch(() => null)).toBeNull();
+    expect(await bob.next()).toBe("* you have to go (line too long)");
   });
 
   test("resets: who left is told, and others go on", async () => {
