@@ -99,6 +99,26 @@ describe("the pages", () => {
   });
 });
 
+test("each promise in tests/README.md names tests that are there", () => {
+  const [, ...promises] = textOf("tests/README.md").split("\n| promise")[1]!.split("\n| ");
+  for (const promise of promises) {
+    const cell = promise.split("|")[1]!.replaceAll("\\`", "`");
+    for (const [, files, names] of cell.matchAll(/([a-z][a-z, -]*): ("[^;]*)/g)) {
+      const sources = files!.split(", ").map((name) => {
+        return textOf(name === "kit" ? "tests/conformance.ts" : `tests/${name}.test.ts`);
+      });
+      // A "…" stands for a part that was left out.
+      const parts = [...names!.matchAll(/"(.*?)"/g)].flatMap(([, name]) => name!.split("…"));
+      for (const part of parts) {
+        expect(
+          sources.some((text) => text.replaceAll("\\`", "`").includes(part)),
+          part,
+        ).toBe(true);
+      }
+    }
+  }
+});
+
 describe.each(documents.flat())("%s", (file) => {
   const text = textOf(file);
 
