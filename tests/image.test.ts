@@ -40,6 +40,15 @@ async function run(inside: number, args: string[], flags: string[] = []) {
   return { name, port: Number(address.split(":").at(-1)) };
 }
 
+/** Removes the containers of runs that were killed, and so could not do it themselves. */
+async function removeLeftOver(): Promise<void> {
+  const all = await done("ps", "-a", "--filter", "name=sockets-test-", "--format", "{{.Names}}");
+  for (const [name, pid] of all.matchAll(/^sockets-test-(\d+)-.*$/gm)) {
+    const command = Bun.file(`/proc/${pid}/cmdline`); // empty, or not there: the run has ended
+    if ((await command.text().catch(() => "")) === "") await call("rm", "-f", name);
+  }
+}
+
 async function echo(port: number, text: string): Promise<string> {
   using conn = await connect({ port });
   await conn.sendAll(text);
@@ -49,6 +58,7 @@ async function echo(port: number, text: string): Promise<string> {
 describe.skipIf(!works)(
   `the image${works ? "" : ` (skipped: ${engine} does not work here)`}`,
   () => {
+    beforeAll(removeLeftOver);
     beforeAll(() => untilBuilt(() => new Process([engine, "build", "-t", tag, root])));
     afterAll(() => {
       for (const name of started) Bun.spawnSync([engine, "rm", "-f", name]);
