@@ -219,10 +219,11 @@ test.each(examples)("$title", async ({ title, code, file }) => {
   await using program = new Process([process.execPath, "run", file]);
   if (listens) {
     const text = title === "lib/socket.ts listen" ? "" : "hello"; // that one closes at once
-    expect(await exchange(listens, program, text)).toBe(text);
+    const tried: string[] = [];
+    expect(await exchange(listens, program, text, tried)).toBe(text);
     program.kill("SIGTERM"); // most examples would serve for ever
     await program.exit();
-    expect(program.stderr).toBe("");
+    expect(program.stderr, `tried: ${tried.join(", ")}`).toBe("");
   } else {
     expect(await program.exit(), program.stderr).toBe(0);
   }
@@ -238,16 +239,24 @@ async function echo(conn: Socket): Promise<void> {
 
 /**
  * Sends a text as soon as a program listens, and gives what comes back. The program may first check that its
- * port is free: a connection that is made then is refused or reset, so it is tried again.
+ * port is free: a connection that is made then is reset, so it is tried again. `tried` tells, for each
+ * connection, its port on our side and how far it came.
  */
-async function exchange(port: number, program: Process, text: string): Promise<string> {
+async function exchange(
+  port: number,
+  program: Process,
+  text: string,
+  tried: string[],
+): Promise<string> {
   let ended = false;
   program.exit().then(() => (ended = true));
   for (;;) {
     try {
       using conn = await connect({ port });
+      const own = tried.push(`${conn.localAddress.port}`) - 1;
       await conn.sendAll(text);
       conn.shutdown("write");
+      tried[own] += " sent";
       return String(await recvAll(conn));
     } catch (error) {
       if (ended) throw new Error(`the program has ended: ${program.stderr}`);
