@@ -27,7 +27,8 @@ export function gethostname(): string {
 export async function gethostbyname(name: string): Promise<string> {
   let cause: unknown;
   const found = await lookup(name, { family: 4 }).catch((error: unknown) => void (cause = error));
-  if (found?.family === 4) return found.address; // lookup() returns an IPv6 address unchanged
+  // lookup() returns an IPv6 address unchanged, and null for an empty name.
+  if (found?.family === 4 && found.address !== null) return found.address;
   throw new SocketError("ENOTFOUND", "gethostbyname", { host: name, port: 0 }, { cause });
 }
 

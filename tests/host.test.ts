@@ -15,8 +15,8 @@ test("names this machine and resolves names", async () => {
   expect(await ownAddress()).toMatch(/^\d+\.\d+\.\d+\.\d+$/);
 });
 
-test("an unknown name, and an IPv6 address, are ENOTFOUND", async () => {
-  for (const name of ["no-such-host.invalid", "::1"]) {
+test("an unknown name, an IPv6 address and no name at all are ENOTFOUND", async () => {
+  for (const name of ["no-such-host.invalid", "::1", ""]) {
     const error = await failure(gethostbyname(name));
     expect(error.code).toBe("ENOTFOUND");
     expect(error.message).toBe(`gethostbyname ENOTFOUND ${name}`);

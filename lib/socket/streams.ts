@@ -1,23 +1,27 @@
-// A socket's two directions as Web Streams. They use nothing but `recv`, `sendAll`, `shutdown` and
-// `reset`, and ending one direction does not end the other.
+// A socket's two directions as Web Streams. They use nothing but `recv`, `unrecv`, `sendAll`, `shutdown`
+// and `reset`, and ending one direction does not end the other.
 
 import { CHUNK } from "./queues.ts";
 
 /** The methods that the streams call. */
 interface Connection {
   recv(maxBytes: number, options: { signal: AbortSignal }): Promise<Buffer>;
+  unrecv(bytes: Buffer): void;
   sendAll(data: Uint8Array): Promise<void>;
   shutdown(how: "write"): void;
   reset(): void;
 }
 
 /** Makes `conn.readable`. */
-export function readableSide(conn: Pick<Connection, "recv">): ReadableStream<Uint8Array> {
+export function readableSide(
+  conn: Pick<Connection, "recv" | "unrecv">,
+): ReadableStream<Uint8Array> {
   const cancelled = new AbortController();
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
       const chunk = await conn.recv(CHUNK, { signal: cancelled.signal });
-      if (chunk.length > 0) controller.enqueue(chunk);
+      if (cancelled.signal.aborted) conn.unrecv(chunk);
+      else if (chunk.length > 0) controller.enqueue(chunk);
       else controller.close();
     },
     cancel: () => cancelled.abort(),
