@@ -4,6 +4,7 @@
 import { formatAddress } from "./address.ts";
 import { SocketError, type Syscall } from "./errors.ts";
 import type { Socket } from "./socket.ts";
+import { Inbox } from "./socket/queues.ts";
 import type { Whole } from "./socket/receiving.ts";
 import { checkCount } from "./socket/check.ts";
 import * as frames from "./websocket/frames.ts";
@@ -98,7 +99,9 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     this.#conn = conn;
     this.#isServer = isServer;
     this.#signal = signal;
-    const take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1));
+    const joined = new Inbox();
+    const take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1), joined);
+    conn.closed.then(() => joined.take(Infinity)); // what waits is counted
     this.#frame = { take, end: END, most: maxBytes + frames.MAX_FRONT };
   }
 

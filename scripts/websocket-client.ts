@@ -60,7 +60,8 @@ async function receive(): Promise<void> {
     replied.resolve();
   }
   if (signal.aborted) process.exit(0); // do not wait for the keyboard
+  if (closing) return;
   const { code, reason } = socket.peerClose!;
   const why = `${code} ${reason}`.trim().replace(/\p{Cc}/gu, "?"); // no control characters on our terminal
-  if (!closing) await fail(`${name} has closed the connection: ${why}`);
+  await fail(`${name} has closed the connection: ${why}`);
 }

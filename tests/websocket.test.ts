@@ -9,7 +9,7 @@ import { afterAll, describe, expect, jest, test } from "bun:test";
 
 import { serve } from "../lib/serve.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
-import { Inbox } from "../lib/socket/queues.ts";
+import { Inbox, waiting } from "../lib/socket/queues.ts";
 import {
   acceptWebSocket,
   type Message,
@@ -67,12 +67,12 @@ const status = (code: number, reason = "") =>
 /** What a decoder makes of these pieces: `opcode:payload` for each frame. */
 function decoded(pieces: Uint8Array[], masked = true, maxBytes = MIB): string[] {
   const inbox = new Inbox();
-  const take = frames.splitter(masked, maxBytes);
+  const take = frames.splitter(masked, maxBytes, new Inbox());
   const got: string[] = [];
   for (const piece of pieces) {
     inbox.push(Buffer.from(piece));
     for (let one = take(inbox); one !== null; one = take(inbox)) {
-      if (one.opcode !== MORE) got.push(`${one.opcode}:${one.payload.toString("latin1")}`);
+      got.push(`${one.opcode}:${one.payload.toString("latin1")}`);
     }
   }
   return got;
@@ -185,7 +185,7 @@ describe("frames", () => {
 
   test("a megabyte in fragments of one byte is held in little more than that", async () => {
     const inbox = new Inbox();
-    const take = frames.splitter(true, MIB);
+    const take = frames.splitter(true, MIB, new Inbox());
     const piece = frame(MORE, "x", open);
     const block = Buffer.concat(Array.from({ length: 1024 }, () => piece));
     inbox.push(frame(TEXT, "", open));
@@ -193,7 +193,7 @@ describe("frames", () => {
     const before = process.memoryUsage().rss;
     for (let i = 0; i < 1024; i++) {
       inbox.push(Buffer.from(block));
-      while (take(inbox) !== null);
+      expect(take(inbox)).toBeNull();
     }
     while (process.memoryUsage().rss - before > 40 * MIB) {
       Bun.gc(true); // free memory that is not returned to the system yet does not count
@@ -319,6 +319,37 @@ describe("messages", () => {
       expect(decoded([wire])).toEqual(["1:hello"]);
     }
     expect(seen.size).toBe(3);
+  });
+
+  test("one in fragments has the idle timeout as a whole, however often a fragment comes", async () => {
+    using both = await served();
+    both.conn.setIdleTimeout(200);
+    const receiving = all(both.ours);
+    receiving.catch(() => {});
+    await both.raw.sendAll(frame(TEXT, "x", open));
+    const dribbling = setInterval(() => both.raw.trySend(frame(MORE, "x", open)), 20);
+    await fails(receiving, "ETIMEDOUT");
+    clearInterval(dribbling);
+    expect(both.conn.bytesReceived).toBeGreaterThan(request().length + 3 * frame(MORE, "x").length);
+  });
+
+  test("fragments count in what waits at all connections, until the message is whole or the end", async () => {
+    using both = await served();
+    const before = waiting.bytes;
+    const receiving = both.ours[Symbol.asyncIterator]();
+    const first = receiving.next();
+    await both.raw.sendAll(frame(TEXT, "x".repeat(1000), open));
+    while (waiting.bytes !== before + 1000) await turn();
+    await both.raw.sendAll(frame(MORE));
+    expect((await first).value).toBe("x".repeat(1000));
+    expect(waiting.bytes).toBe(before);
+    const second = receiving.next();
+    second.catch(() => {});
+    await both.raw.sendAll(frame(TEXT, "x".repeat(1000), open));
+    while (waiting.bytes !== before + 1000) await turn();
+    both.conn.reset();
+    await fails(second, "EBADF");
+    expect(waiting.bytes).toBe(before);
   });
 
   test("5,000 fragments, pings between them: one message, and each ping its pong", async () => {
@@ -1117,6 +1148,25 @@ describe("websocket-client", () => {
     expect(await told.exit()).toBe(1);
     expect(told.stderr).toEndWith(" has closed the connection: 1000 ?[31m\n");
   });
+
+  test.each(["its end", "a reset", "something else"])(
+    "%s in the place of a server's Close is no error",
+    async (what) => {
+      using listener = listen({ port: 0 });
+      const flags = ["--port", `${listener.address.port}`, "--message", "hello"];
+      await using client = script("websocket-client", flags);
+      using conn = await listener.accept();
+      const socket = (await acceptWebSocket(conn))!;
+      const { value } = await socket[Symbol.asyncIterator]().next();
+      await socket.send(value!);
+      await recvFrame(conn); // its Close
+      if (what === "its end") conn.close();
+      else if (what === "a reset") conn.reset();
+      else await conn.sendAll(Buffer.from([0xff, 0xff]));
+      expect(await client.exit()).toBe(0);
+      expect([client.stdout, client.stderr]).toEqual([">hello\n", ""]);
+    },
+  );
 
   test("a signal while it waits for the keyboard closes with 1001", async () => {
     using listener = listen({ port: 0 });

@@ -79,21 +79,17 @@ export function closeOf(payload: Buffer): { code: number; reason: string } {
   return { code, reason: textOf(payload.subarray(2)) };
 }
 
-/** A control frame, or a whole message with its fragments joined; `MORE` for a fragment that is not the last. */
+/** A control frame, or a whole message with its fragments joined. */
 export type Frame = { opcode: number; payload: Buffer };
 
 /**
- * Makes a function for one connection, which takes the next frame out of the received bytes. It gives null
- * while the frame is incomplete, and takes nothing then. `isMasked`: whether the peer has to mask its frames.
- * It throws a `Breach`, and must not be called again after that.
+ * Makes a function for one connection, which takes the next message or control frame out of the received bytes.
+ * It gives null while that is incomplete; fragments wait in `joined`, copied, until the last one comes.
+ * `isMasked`: whether the peer has to mask its frames. It throws a `Breach`, and must not be called again after that.
  */
-export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) => Frame | null {
-  // The fragments of the message that is coming in are copied into one buffer. As separate slices, thousands of
-  // small ones would keep the chunks they came in, far more than `maxBytes`.
-  let begun = 0; // the message's opcode
-  let size = 0;
-  let fragments: Bun.ArrayBufferSink | null = null;
-  return (inbox) => {
+export function splitter(isMasked: boolean, maxBytes: number, joined: Inbox) {
+  let begun = 0; // the opcode of the message whose fragments wait
+  const next = (inbox: Inbox): Frame | null => {
     if (inbox.length < 2) return null;
     const head = inbox.readUInt(2);
     const isLast = head >= 0x8000;
@@ -111,7 +107,7 @@ export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) =>
     if (extended > 0) length = inbox.readUInt(2, 2);
     if (extended === 8) length = length * 2 ** 48 + inbox.readUInt(6, 4);
     if (length < least || length >= 2 ** 63) breach("a length is not written as it has to be");
-    const isTooLong = !isControl && size + length > maxBytes;
+    const isTooLong = !isControl && joined.length + length > maxBytes;
     if (isTooLong) breach(`a message is longer than ${maxBytes} bytes`, 1009, "EMSGSIZE");
 
     const start = 2 + extended + (isMasked ? 4 : 0);
@@ -121,13 +117,16 @@ export function splitter(isMasked: boolean, maxBytes: number): (inbox: Inbox) =>
     if (isMasked) mask(payload, frame.readInt32LE(start - 4));
     if (isControl || (isLast && begun === 0)) return { opcode, payload };
     begun ||= opcode;
-    fragments ??= new Bun.ArrayBufferSink();
-    fragments.write(payload);
-    size += length;
+    joined.push(Buffer.from(payload), maxBytes);
     if (!isLast) return { opcode: MORE, payload };
-    const whole = { opcode: begun, payload: Buffer.from(fragments.end() as ArrayBuffer) };
-    begun = size = 0;
-    fragments = null;
+    const whole = { opcode: begun, payload: joined.take(Infinity) };
+    begun = 0;
     return whole;
+  };
+  return (inbox: Inbox): Frame | null => {
+    for (;;) {
+      const frame = next(inbox);
+      if (frame?.opcode !== MORE) return frame;
+    }
   };
 }

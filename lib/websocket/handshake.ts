@@ -54,7 +54,7 @@ export function answerTo(head: string, { origins = [], page }: Policy): string {
     return answer("426 Upgrade Required", `Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n`);
   }
   const key = fieldOf(head, "sec-websocket-key");
-  const isWhole = holds(head, "connection", "upgrade") && /^[\w+/]{22}==$/.test(key);
+  const isWhole = holds(head, "connection", "upgrade") && /^[A-Za-z\d+/]{22}==$/.test(key);
   if (!isWhole) return answer("400 Bad Request");
   // Only browsers send an Origin, and no page can change it.
   const origin = fieldOf(head, "origin");
