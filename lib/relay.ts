@@ -8,6 +8,7 @@ import { type Address, asWritten, isNumeric } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import type { Socket } from "./socket.ts";
 import { POLLERR, POLLNVAL } from "./socket/readiness.ts";
+import { nextTurn } from "./socket/turn.ts";
 
 // ---- the relay
 
@@ -55,7 +56,9 @@ export async function relay(a: Relayed, b: Relayed): Promise<Error | undefined> 
   }
   const ended = Promise.all([pass(a, b), pass(b, a)]).then(() => undefined);
   const why = await Promise.race([ended, broken]);
-  if (why !== undefined) [a, b].forEach((side) => side.reset());
+  if (why === undefined) return undefined;
+  await nextTurn(); // what came in this turn may have been gathered: it goes first
+  [a, b].forEach((side) => side.reset());
   return why;
 }
 
@@ -133,7 +136,7 @@ function decodeLine(data: Buffer): Decoded | null {
   const line = data.toString("latin1", 0, Math.max(end, 0));
   const length = end + 2;
   if (/^PROXY UNKNOWN( |$)/.test(line)) return { source: null, destination: null, length };
-  const form = /^PROXY TCP([46]) ([\da-f:.]+) ([\da-f:.]+) (0|[1-9]\d*) (0|[1-9]\d*)$/i;
+  const form = /^PROXY TCP([46]) ([\da-fA-F:.]+) ([\da-fA-F:.]+) (0|[1-9]\d*) (0|[1-9]\d*)$/;
   const [, family, from = "", to = "", ...ports] = line.match(form) ?? [];
   const [source, destination] = [from, to].map((host, i) => {
     const isRight = isNumeric(host) && host.includes(":") === (family === "6");
@@ -148,20 +151,21 @@ function decodeBinary(data: Buffer): Decoded | null {
   const [command, kind] = [data[12]!, data[13]!];
   const length = 16 + data.readUInt16BE(14);
   const end = [16, 28, 52, 232][kind >> 4]; // of the addresses, by family
-  const isKnown = (command === LOCAL || command === PROXY) && end !== undefined && (kind & 15) < 3;
+  // What follows LOCAL is ignored, the family too.
+  const isKnown = command === LOCAL || (command === PROXY && end !== undefined && (kind & 15) < 3);
   if (!isKnown) throw new Error("its PROXY header is of no known version, command or family");
   if (length > MAX_HEADER) throw new Error(`its PROXY header has more than ${MAX_HEADER} bytes`);
-  if (command === PROXY && length < end) throw new Error("its PROXY header ends in an address");
+  if (command === PROXY && length < end!) throw new Error("its PROXY header ends in an address");
   if (data.length < length) return null;
   const isTcp = command === PROXY && (kind === TCP4 || kind === TCP6);
   if (!isTcp) return { source: null, destination: null, length }; // Unix-domain sockets, datagrams
-  const size = (end - 16 - 4) / 2;
+  const size = (end! - 16 - 4) / 2;
   const [source, destination] = [0, 1].map((i) => ({
     host: ipText(data.subarray(16 + i * size, 16 + (i + 1) * size)),
-    port: data.readUInt16BE(end - 4 + 2 * i),
+    port: data.readUInt16BE(end! - 4 + 2 * i),
   }));
   const tlvs = new Map<number, Buffer>();
-  for (let at = end; at < length;) {
+  for (let at = end!; at < length;) {
     const next = at + 3 <= length ? at + 3 + data.readUInt16BE(at + 1) : Infinity;
     if (next > length) throw new Error("its PROXY header ends in a value");
     tlvs.set(data[at]!, data.subarray(at + 3, next));

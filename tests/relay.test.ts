@@ -76,6 +76,23 @@ describe("relay", () => {
     }
   });
 
+  test("what came in one turn with a reset is passed on, also where sends were gathered", async () => {
+    using back = await pair();
+    const reset = new SocketError("ECONNRESET", "recv", back.near.remoteAddress);
+    const client = {
+      async *[Symbol.asyncIterator]() {
+        for (const chunk of ["1", "2", "3"]) yield Buffer.from(chunk);
+        throw reset;
+      },
+      closed: new Promise<void>(() => {}),
+      reset() {},
+    };
+    const relaying = relay(client as unknown as Relayed, back.near);
+    expect(String(await back.far.recvExactly(3))).toBe("123");
+    await fails(back.far.recv(1), "ECONNRESET");
+    expect(await relaying).toBe(reset);
+  });
+
   test("a reset goes through within a second while the other side reads nothing", async () => {
     for (const first of ["client", "backend"] as const) {
       using both = await relayed();
