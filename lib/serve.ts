@@ -120,8 +120,9 @@ export async function serve(
       if (options.acceptProxy) isCheck = (await acceptProxyHeader(conn)).source === null;
       await handle(conn, signal);
     } catch (error) {
-      if (!isCheck && !isMeant(error, conn, signal)) {
-        onError(error);
+      if (!isMeant(error, conn, signal)) {
+        const { code } = Object(error);
+        if (!isCheck || (code !== "ECONNRESET" && code !== "EPIPE")) onError(error);
         conn.reset();
         failure = error;
       }
@@ -182,11 +183,11 @@ export function log(line: string): void {
 }
 
 // Whether a handler threw because it closed or reset the connection itself, or because the signal ended its wait
-// or cut off a message.
+// or cut off a message or a header.
 function isMeant(error: unknown, conn: Socket, signal: AbortSignal): boolean {
   const code = error instanceof SocketError ? error.code : "";
   if (code === "EBADF") return conn.poll() === POLLNVAL;
-  return isAbort(error, signal) || (signal.aborted && code === "EINCOMPLETE");
+  return isAbort(error, signal) || (signal.aborted && /^(EINCOMPLETE|EPROTO|EACCES)$/.test(code));
 }
 
 // close() while the client still sends would reset the connection, and the client could lose the reply. So our FIN

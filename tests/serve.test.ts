@@ -258,6 +258,18 @@ describe("when the signal comes", () => {
     expect(service.told).toEqual([]);
   });
 
+  test("a client that has not sent its PROXY header sees an end, and nobody is warned", async () => {
+    const service = new Service(echo, { acceptProxy: true });
+    using conn = await service.connect();
+    await conn.sendAll("PROXY TCP4 ");
+    for (let i = 0; i < 5; i++) await turn(); // it is accepted
+    service.stop();
+    expect(await recvAll(conn)).toHaveLength(0);
+    conn.close();
+    await service.over;
+    expect(service.told).toEqual([]);
+  });
+
   test("a client in the middle of a message sees an end, and nobody is warned", async () => {
     const service = new Service(async (conn) => {
       for await (const message of messages(conn, delimited())) await conn.sendAll(message);
@@ -542,6 +554,23 @@ test("--log: a line when a connection ends, and one a minute with what is open a
   service.stop();
   await service.over;
   expect(timers.mock.results[minute]!.value).toHaveProperty("_destroyed", true); // it was cleared
+});
+
+test.each([
+  ["a proxy's own connection", encodeProxyHeader({ source: null, destination: null })],
+  ["a client of no address", Buffer.from("PROXY UNKNOWN\r\n")],
+])("a handler that throws for %s resets it, and is told", async (_, header) => {
+  const thrown = new Error("half a reply");
+  const half: Handler = async (conn) => {
+    await conn.sendAll(await conn.recv(4));
+    throw thrown;
+  };
+  await using service = new Service(half, { acceptProxy: true });
+  using conn = await service.connect();
+  await conn.sendAll(Buffer.concat([header, Buffer.from("half")]));
+  expect(String(await conn.recvExactly(4))).toBe("half");
+  await fails(conn.recv(1), "ECONNRESET");
+  expect(service.told).toEqual([thrown]);
 });
 
 test("behind a proxy, its health checks are not told of, and clients by their own address", async () => {
