@@ -119,7 +119,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
     const { address: near, remoteAddress: far } = handle;
     this.#handle = handle;
     this.address = { host: asWritten(near.address, asked.host), port: near.port };
-    this.peer = far ? { host: asWritten(far.address), port: far.port } : null;
+    this.peer = far ? { host: asWritten(far.address, this.address.host), port: far.port } : null;
   }
 
   // ---- receiving
@@ -213,8 +213,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
   sendTo(data: string | Uint8Array, to: Address | null): Promise<void> {
     try {
       if (to !== null && !isNumeric(to.host)) return this.#sendToName(data, checkHost(to, 1));
-      if (this.#write(data, to)) return done();
-      return this.#retry(() => (this.#write(data, to) ? undefined : null), "sendto", to);
+      return this.#sendNow(data, to);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -232,7 +231,12 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   async #sendToName(data: string | Uint8Array, { host, port }: Address): Promise<void> {
     const named = { host: await addressFor({ host, port }, "sendto", this.address.host), port };
-    return this.sendTo(data, named);
+    return this.#sendNow(data, named);
+  }
+
+  #sendNow(data: string | Uint8Array, to: Address | null): Promise<void> {
+    if (this.#write(data, to)) return done();
+    return this.#retry(() => (this.#write(data, to) ? undefined : null), "sendto", to);
   }
 
   // The non-blocking core: false while there is no room.

@@ -591,10 +591,15 @@ say(own.address.host, peer.peer.host, peer.address.host);
 await peer.send("to own");
 await hears(own);
 await own.sendTo("to all", { host: "fe80::5%near", port: all.address.port });
-await hears(all);`);
+await hears(all);
+const elsewhere = { host: "fe80::99%near", port: 9 };
+using far = await datagram({ peer: elsewhere });
+await far.sendTo("x", elsewhere);
+say(far.peer.host);`);
     expect(told).toBe(`"fe80::5%near" "fe80::5%near" "fe80::5%near"
 "to own" "fe80::5%near"
 "to all" "fe80::5%near"
+"fe80::99%near"
 `);
   });
 
