@@ -94,6 +94,11 @@ print(repr(out))`,
 
 test("flags take the next word, as everywhere; numbers have limits", async () => {
   for (const [name, args, told] of [
+    [
+      "echo-client",
+      ["--port", "80\n90"],
+      '--port must be a whole number from 1 to 65535, not "80 90"',
+    ],
     ["echo-client", ["--port", "-1"], '--port must be a whole number from 1 to 65535, not "-1"'],
     [
       "select-server",
@@ -310,6 +315,7 @@ describe("warnings", () => {
     ["new RangeError('two\\nlines')", "RangeError: two lines at .*"],
     ["Object.assign(new Error('disk full'), { syscall: 'write' })", "disk full"],
     ["'text'", "text"],
+    ["Object.assign(new Error('disk\\nfull'), { syscall: 'write' })", "disk full"],
   ])("are one line, whatever was thrown: %s", async (thrown, told) => {
     await using odd = program(`clearInterval(stay); warn(${thrown});`);
     expect(await odd.exit()).toBe(0);

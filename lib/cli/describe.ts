@@ -8,7 +8,12 @@ import { Failure, SocketError } from "../errors.ts";
 /** One line for anything that can be thrown. */
 export function describe(error: unknown): string {
   if (error instanceof SocketError) return describeSocketError(error);
-  return isMistake(error) ? oneLine(error) : String((error as Error).message ?? error);
+  return oneLine(isMistake(error) ? mistake(error) : String((error as Error).message ?? error));
+}
+
+/** Text that may have several lines, in one. */
+export function oneLine(text: string): string {
+  return text.replace(/\s+/g, " ").trim();
 }
 
 /** Whether an error is a bug in the program: no system error, `SocketError`, `Failure` or thrown string. */
@@ -18,11 +23,11 @@ export function isMistake(error: unknown): boolean {
 }
 
 // An error's message and the first line of its stack; any other thrown value as Bun.inspect shows it.
-function oneLine(error: unknown): string {
+function mistake(error: unknown): string {
   const isError = error instanceof Error;
   const what = isError ? `${error.name}: ${error.message}` : `${Bun.inspect(error)} was thrown`;
   const [, where = ""] = (isError && error.stack?.match(/^\s+(at .*)/m)) || [];
-  return `${what} ${where}`.replace(/\s+/g, " ").trim();
+  return `${what} ${where}`;
 }
 
 function describeSocketError(error: SocketError): string {

@@ -2,7 +2,7 @@
 
 import type { Worker } from "node:worker_threads";
 
-import { reason } from "./describe.ts";
+import { oneLine, reason } from "./describe.ts";
 import { addWarning } from "./warnings.ts";
 
 /** Writes a line to stdout. Resolves when it is written: a caller that awaits it is as slow as the reader. */
@@ -91,6 +91,6 @@ export function peerText(text: string): string {
 
 /** Prints an error about the flags, in one line on stderr, and exits with 2. */
 export function refuse(message: string): never {
-  console.error(`error: ${message}`);
+  console.error(`error: ${oneLine(message)}`);
   process.exit(2);
 }
