@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect } from "../lib/socket.ts";
+import { connect, listen } from "../lib/socket.ts";
 import {
   defaultPorts,
   freePort,
@@ -26,6 +26,7 @@ import {
   scripts,
   testPostgres,
   testWith,
+  turn,
   untilBuilt,
 } from "./helpers.ts";
 
@@ -274,10 +275,21 @@ describe("the commands", () => {
         code = await Promise.race([ended, Bun.sleep(8_000).then(() => undefined)]);
       }
       expect(await ended).toBe(0);
+      await untilFree(Number(port)); // the engine gives it back a moment later
     }
     Bun.spawnSync([engine, "rmi", "-f", "sockets"]);
   });
 });
+
+async function untilFree(port: number): Promise<void> {
+  for (;;) {
+    try {
+      return listen({ host: "0.0.0.0", port }).close();
+    } catch {
+      await turn();
+    }
+  }
+}
 
 describe("the recordings", () => {
   // Times, process numbers and a client's port differ from run to run.
