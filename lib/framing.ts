@@ -19,10 +19,10 @@ export interface Framing {
   /** A message as bytes on the wire, or the error code if the other side could not read it back. */
   frame(message: Uint8Array): Uint8Array[] | "EMSGSIZE" | "EINVAL";
   /**
-   * Makes a function for one connection, which takes the next message out of the received bytes. It gives null
-   * while the message is incomplete, and "EMSGSIZE" for one that is too long; then it takes nothing.
+   * Takes the next message out of the received bytes. Gives null while the message is incomplete, and "EMSGSIZE"
+   * for one that is too long; then it takes nothing.
    */
-  splitter(): (inbox: Inbox) => Buffer | null | "EMSGSIZE";
+  take(inbox: Inbox): Buffer | null | "EMSGSIZE";
   /** The most bytes that a message can have on the wire. */
   readonly most: number;
 }
@@ -35,7 +35,7 @@ export function fixedLength(bytes: number): Framing {
   checkCount("the length of a message", bytes, 1);
   return {
     frame: (message) => (message.length === bytes ? [message] : "EMSGSIZE"),
-    splitter: () => (inbox) => (inbox.length < bytes ? null : inbox.take(bytes)),
+    take: (inbox) => (inbox.length < bytes ? null : inbox.take(bytes)),
     most: bytes,
   };
 }
@@ -59,18 +59,15 @@ export function delimited(
       if (framed.indexOf(mark) < message.length) return "EINVAL";
       return message.length > maxBytes ? "EMSGSIZE" : [framed];
     },
-    splitter() {
-      let searched = 0;
-      return (inbox) => {
-        const end = inbox.indexOf(mark, searched);
-        // The delimiter may begin in the last bytes. The bytes before them are not searched again.
-        searched = end < 0 ? Math.max(0, inbox.length - mark.length + 1) : 0;
-        if (end > maxBytes || searched > maxBytes) return "EMSGSIZE";
-        if (end < 0) return null;
-        const message = inbox.take(end);
-        inbox.take(mark.length);
-        return message;
-      };
+    take(inbox) {
+      const end = inbox.indexOf(mark);
+      // The delimiter may begin in the last bytes.
+      const atLeast = end < 0 ? inbox.length - mark.length + 1 : end;
+      if (atLeast > maxBytes) return "EMSGSIZE";
+      if (end < 0) return null;
+      const message = inbox.take(end);
+      inbox.take(mark.length);
+      return message;
     },
     most: maxBytes + mark.length,
   };
@@ -95,7 +92,7 @@ export function lengthPrefixed(
       front.writeUIntBE(message.length, 0, bytes);
       return message.length > SMALL ? [front, message] : [Buffer.concat([front, message])];
     },
-    splitter: () => (inbox) => {
+    take(inbox) {
       if (inbox.length < bytes) return null;
       const length = inbox.readUInt(bytes);
       if (length > max) return "EMSGSIZE";
@@ -125,10 +122,9 @@ export function messages(
   framing: Framing,
   options?: WaitOptions,
 ): AsyncIterableIterator<Buffer, undefined> {
-  const split = framing.splitter();
   const whole: Whole<IteratorResult<Buffer, undefined>> = {
     take(inbox) {
-      const message = split(inbox);
+      const message = framing.take(inbox);
       if (message === "EMSGSIZE") throw failure(message, "recv", conn);
       return message === null ? null : { value: message, done: false };
     },

@@ -116,6 +116,18 @@ test("a message that was given up half-way is still whole for who tries again", 
   }
 });
 
+test("messages go on behind bytes that a recv took in the middle of one", async () => {
+  using both = await pair();
+  const { near, far } = both;
+  const incoming = messages(near, delimited("\r\n"));
+  near.setTimeout(50);
+  await far.sendAll("abcdef");
+  expect((await failure(incoming.next())).code).toBe("ETIMEDOUT");
+  expect(String(await near.recv(100))).toBe("abcdef");
+  await far.sendAll("x\r\n");
+  expect(String((await incoming.next()).value)).toBe("x");
+});
+
 test("a message that EOF cuts off is EINCOMPLETE, with the part that came", async () => {
   for (const [framing, sent, part] of [
     [delimited(), "whole\nhalf", "half"],

@@ -55,11 +55,11 @@ test("any split gives the same messages, without a socket; what is left is what 
   const property = fc.property(framed, cuts, bytes(3), ({ framing, outgoing }, sizes, behind) => {
     const frames = outgoing.flatMap((one) => framing.frame(one) as Uint8Array[]);
     const wire = Buffer.concat([...frames, behind]);
-    const [inbox, take] = [new Inbox(), framing.splitter()];
+    const inbox = new Inbox();
     const got: Buffer[] = [];
     for (let at = 0, i = 0; at < wire.length && got.length < outgoing.length; i++) {
       inbox.push(Buffer.from(wire.subarray(at, (at += sizes[i % sizes.length]!))));
-      for (let next; got.length < outgoing.length && (next = take(inbox)) !== null;) {
+      for (let next; got.length < outgoing.length && (next = framing.take(inbox)) !== null;) {
         got.push(next as Buffer);
       }
       if (got.length === outgoing.length) inbox.push(Buffer.from(wire.subarray(at)));

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { delimited, messages } from "../lib/framing.ts";
 import { connect, listen, type Socket, socketpair } from "../lib/socket.ts";
 import { waiting } from "../lib/socket/queues.ts";
-import { failure, pattern, Process } from "./helpers.ts";
+import { failure, pattern, Process, turn } from "./helpers.ts";
 
 const LOOPS = [
   ...readFileSync(`${import.meta.dir}/fixtures/greedy.ts`, "utf8").matchAll(
@@ -50,6 +50,15 @@ describe("many small sends", () => {
     expect([near.bytesSent, near.bufferedAmount]).toEqual([10, 990]);
     expect(String(await far.recvExactly(1000))).toBe("0123456789".repeat(100));
     expect([near.bytesSent, near.bufferedAmount]).toEqual([1000, 0]);
+  });
+
+  test("the first of each turn leaves at once, also where nothing is received", async () => {
+    using both = await socketpair();
+    for (let i = 0; i < 10; i++) {
+      await both.near.sendAll("x");
+      expect(both.near.bufferedAmount).toBe(0);
+      await turn();
+    }
   });
 
   test("over 64 KiB are handed over before the turn ends", async () => {
@@ -117,6 +126,18 @@ describe("a message that has begun is whole within the idle timeout", () => {
     expect(error.code).toBe("ETIMEDOUT");
     // Bytes did come all the time, so it was not idle: the message took too long.
     expect(both.near.bytesReceived).toBeGreaterThan(3);
+  });
+
+  test("also one that began behind the message before it, while we send", async () => {
+    using both = await socketpair();
+    both.near.setIdleTimeout(200);
+    const incoming = messages(both.near, delimited());
+    await both.far.sendAll("one\ntw");
+    expect(String((await incoming.next()).value)).toBe("one");
+    const sending = setInterval(() => both.near.trySend("x"), 20); // so it is not idle
+    const error = await failure(incoming.next() as Promise<unknown>);
+    clearInterval(sending);
+    expect(error.code).toBe("ETIMEDOUT");
   });
 });
 

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
+import { waiting } from "../lib/socket/queues.ts";
 import { POLLERR, POLLIN } from "../lib/socket/readiness.ts";
 import { PATIENCE_MS, Process, python, testPython, turn } from "./helpers.ts";
 
@@ -121,6 +122,20 @@ describe("those that are reset while they wait", () => {
     using conn = await server.accept();
     expect(conn.remoteAddress).toEqual(stays.localAddress);
     expect(String(await conn.recv(10))).toBe("here");
+  });
+
+  test("do not count in what waits at all connections together", async () => {
+    using server = listen({ port: 0, backlog: 1 });
+    const { port } = server.address;
+    const before = waiting.bytes;
+    const gone = await connect({ port });
+    await gone.sendAll(new Uint8Array(1000));
+    while (waiting.bytes === before) await turn();
+    gone.reset();
+    using second = await connect({ port }); // now the backlog is full
+    for (let i = 0; i < 10 && waiting.bytes > before; i++) await turn();
+    expect(waiting.bytes).toBe(before);
+    expect(second.poll() & POLLERR).toBe(0);
   });
 
   test("are all skipped: with two of them, accept gives the third", async () => {

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { describe, expect, test, setDefaultTimeout } from "bun:test";
 
 import { SocketError } from "../lib/errors.ts";
+import { select } from "../lib/select.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 import {
   failure,
@@ -404,6 +405,26 @@ describe("recv", () => {
     expect(String(both.far.tryRecv(10))).toBe("y");
   });
 
+  test.each(["a signal", "its time limit"])(
+    "what came for a recvExactly that %s ended wakes waitReadable and select",
+    async (what) => {
+      using both = await pair();
+      const { near, far } = both;
+      const ends = new AbortController();
+      if (what === "its time limit") near.setTimeout(50);
+      const receiving = failure(near.recvExactly(100, { signal: ends.signal }));
+      const waiting = near.waitReadable();
+      const selecting = select([near], [], []);
+      await far.sendAll("part");
+      while (near.bytesReceived < 4) await turn();
+      if (what === "a signal") ends.abort();
+      await receiving;
+      await waiting;
+      expect((await selecting)[0]).toEqual([near]);
+      expect(String(near.tryRecv(100))).toBe("part");
+    },
+  );
+
   test("a signal ends one recv and loses no byte", async () => {
     using both = await pair();
     const stop = new AbortController();
@@ -617,6 +638,16 @@ describe("shutdown", () => {
     expect(String(await both.near.recv(100))).toBe("still talking");
   });
 
+  test("read: a waiting recvExactly is told what had come", async () => {
+    using both = await pair();
+    const receiving = failure(both.far.recvExactly(10));
+    await both.near.sendAll("abc");
+    while (both.far.bytesReceived < 3) await turn();
+    both.far.shutdown("read");
+    const { code, partial } = await receiving;
+    expect([code, String(partial)]).toEqual(["EINCOMPLETE", "abc"]);
+  });
+
   test("read: what is given back afterwards is dropped, too", async () => {
     using both = await pair();
     both.far.shutdown("read");
@@ -784,6 +815,18 @@ describe("setTimeout", () => {
     expect((await receiving).code).toBe("ETIMEDOUT");
     both.far.close();
     expect((await sending).code).toBe("EBADF");
+  });
+
+  test("a signal of null is none, as for fetch", async () => {
+    using both = await pair();
+    const none = { signal: null as unknown as undefined };
+    const receiving = both.far.recv(5, none);
+    await both.near.sendAll("hello", none);
+    expect(String(await receiving)).toBe("hello");
+    await both.near.sendAll(new Uint8Array(32 * MIB).subarray(0, 0), none);
+    const large = both.near.sendAll(new Uint8Array(32 * MIB), none); // it has to wait
+    expect((await both.far.recvExactly(32 * MIB, none)).length).toBe(32 * MIB);
+    await large;
   });
 
   test("each call has its own limit, in whatever order they were called", async () => {
@@ -956,6 +999,17 @@ describe("Web Streams", () => {
     expect((await reading).done).toBe(true);
     await both.near.sendAll("hello");
     expect(String(await both.far.recv(10))).toBe("hello");
+  });
+
+  test("what a cancelled read had taken already is for the next recv", async () => {
+    using both = await pair();
+    const reader = both.near.readable.getReader();
+    await both.far.sendAll("hello");
+    await both.near.waitReadable();
+    const reading = reader.read();
+    await reader.cancel();
+    expect(await reading).toEqual({ done: true, value: undefined });
+    expect(String(await both.near.recv(10))).toBe("hello");
   });
 
   test("readable errors on a reset", async () => {

@@ -1,7 +1,7 @@
 // TLS: who is refused and why, that nothing leaves in clear, how a connection ends, renewed certificates,
 // and other people's TLS as the peer. (That all the promises of a socket hold over TLS, too, is in conformance.)
 
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { describe as describeError } from "../lib/cli/describe.ts";
 import { type ClientTls, connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
@@ -661,6 +661,10 @@ describe("peers that take their time", () => {
     await until(() => echo.refused.length === 300);
     expect(echo.refused[0]).toEndWith(": no TLS handshake within 10 s");
     expect(await closed).toBeWithin(11.5, 14);
+    const clock = spyOn(performance, "now"); // who sets a timer looks at it
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 1));
+    expect(clock.mock.calls.length, "looks at the clock when all is over").toBeLessThan(5);
+    clock.mockRestore();
     for (const conn of [...stalled, await held, far]) conn.close();
     await until(() => sockets().difference(before).size === 0);
   });

@@ -24,12 +24,11 @@ import {
   RECV_ENDED,
   RECV_SHUT,
   SEND_SHUT,
-  SENT_LATELY,
   TORN,
   WATCHED,
 } from "./receiving.ts";
 import { writableSide } from "./streams.ts";
-import { atTurnsEnd, done } from "./turn.ts";
+import { atTurnsEnd, done, thisTurn } from "./turn.ts";
 
 export type { WaitOptions } from "./readiness.ts";
 export type { Handle, HandleData } from "./receiving.ts";
@@ -52,6 +51,7 @@ let lastHost = ""; // many connections come from one host: they share this strin
  */
 export class Socket extends Receiving implements Disposable {
   #bytesSent = 0;
+  #sentIn = -1; // the turn of the last send that was not gathered
   readonly #local: Address;
   #remoteHost: string;
   #remotePort: number;
@@ -146,8 +146,9 @@ export class Socket extends Receiving implements Disposable {
     this._needHandle("send");
     if (this._bits & (SEND_SHUT | GONE)) throw this.#sendError(0);
     if (bytes.length === 0) return 0;
-    if (this._bits & SENT_LATELY || this.#queued()) return this.#gather(bytes);
-    this._bits |= SENT_LATELY;
+    const turn = thisTurn();
+    if (turn === this.#sentIn || this.#queued()) return this.#gather(bytes);
+    this.#sentIn = turn;
     return this.#write(bytes);
   }
 
@@ -189,7 +190,7 @@ export class Socket extends Receiving implements Disposable {
     const deadline = performance.now() + timeout;
     const promise = outbox.push({ bytes, sent, all, deadline, signal });
     alarm.set(deadline);
-    if (signal === undefined) return promise;
+    if (!signal) return promise;
     const isOurs = (sending: { signal?: AbortSignal }) => sending.signal === signal;
     const abort = () => outbox.failFrom(isOurs, () => signal.reason) && this.#giveUp();
     const listening = onAbort(signal, abort);
@@ -208,24 +209,20 @@ export class Socket extends Receiving implements Disposable {
     try {
       this._rare!.outbox.flush((bytes, from, length) => this.#write(bytes, from, length));
     } catch {
+      this._bits |= TORN;
       this.#failSends("EPIPE");
     }
-  }
-
-  protected _turnEnds(): void {
-    this._bits &= ~SENT_LATELY;
-    this.#advance();
   }
 
   // Bun says that there may be room.
   #drained(): void {
     this._bits &= ~FULL;
-    this.#advance();
+    this._advance();
     this._changed();
   }
 
   // Sends what waits. When nothing waits, sends the FIN, or ends a closed connection.
-  #advance(): void {
+  protected _advance(): void {
     if (this.#queued() && !(this._bits & FULL)) this.#flush();
     if (this.#queued()) return;
     this._rare?.lingering?.end();
@@ -253,14 +250,14 @@ export class Socket extends Receiving implements Disposable {
     this._needHandle(how === "read" ? "recv" : "send");
     if (how !== "write" && !(this._bits & RECV_SHUT)) {
       this._bits |= RECV_SHUT;
-      this._dropInbox();
       this._failure = null;
       this.endReceiving();
+      this._dropInbox();
     }
     if (how === "read" || this._bits & (SEND_SHUT | GONE)) return;
     if (this._bits & TORN) return this.reset();
     this._bits |= SEND_SHUT | FIN_DUE;
-    this._turnEnds();
+    this._advance();
     this._changed();
   }
 
@@ -284,7 +281,7 @@ export class Socket extends Receiving implements Disposable {
    * message does not look complete. Gathered bytes that find no room have 12 s to be sent.
    */
   close(): void {
-    if (this._handle !== null) this._turnEnds();
+    if (this._handle !== null) this._advance();
     if (this._bits & TORN || this._rare?.outbox.isAwaited) return this.reset();
     this.#release((handle) => {
       if (this.#queued() || handle.end() === UNSENT) this.#linger(handle);
@@ -382,7 +379,8 @@ export class Socket extends Receiving implements Disposable {
 
   /**
    * Resets the connection when no byte has moved in either direction for `ms` milliseconds (or up to
-   * a quarter longer): then every call fails with `ETIMEDOUT`. `null`: no limit.
+   * a quarter longer): then calls fail with `ETIMEDOUT`. After the peer's FIN, `recv` still gives EOF, and a
+   * send fails with `EPIPE`. `null`: no limit.
    *
    * @example
    * conn.setIdleTimeout(60_000);
@@ -412,7 +410,7 @@ export class Socket extends Receiving implements Disposable {
   protected _expire(): void {
     const rare = this._needRare();
     const now = performance.now();
-    if (rare.lingerDeadline <= now) rare.lingering?.terminate();
+    if (rare.lingerDeadline <= now) return rare.lingering?.terminate();
     if (rare.recvDeadline <= now) {
       rare.recvDeadline = Infinity;
       this._refuse(this._error("ETIMEDOUT", "recv"));

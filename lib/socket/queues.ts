@@ -72,6 +72,8 @@ export class Inbox {
   #bytes: Buffer;
   #start = 0;
   #end: number;
+  #mark: Buffer | null = null; // what was searched for last, and up to where
+  #searched = 0;
 
   constructor(first: Buffer = NOTHING) {
     this.#bytes = first;
@@ -97,9 +99,13 @@ export class Inbox {
     this.#end += chunk.length;
   }
 
-  /** The position of `mark`, searched from `from` on; -1 if it is not there. */
-  indexOf(mark: Buffer, from: number): number {
-    return this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
+  /** The position of `mark`; -1 if it is not there. What was searched for it before is not searched again. */
+  indexOf(mark: Buffer): number {
+    const from = mark === this.#mark ? this.#searched : 0;
+    const at = this.#bytes.subarray(this.#start, this.#end).indexOf(mark, from);
+    this.#mark = mark;
+    this.#searched = at < 0 ? Math.max(0, this.length - mark.length + 1) : at;
+    return at;
   }
 
   /** The `bytes` bytes at `at`, as a big-endian number. They stay in the inbox. */
@@ -112,6 +118,7 @@ export class Inbox {
     const end = Math.min(this.#start + most, this.#end);
     const chunk = this.#bytes.slice(this.#start, end); // a view like subarray(), but twice as fast
     this.#start = end;
+    this.#searched = Math.max(0, this.#searched - chunk.length);
     less(chunk.length);
     if (end === this.#end)
       this.#bytes = NOTHING; // an empty inbox keeps no memory

@@ -18,9 +18,8 @@ const EOF = Buffer.alloc(0);
 
 // The state of a connection, as bits, and what each event does to them (+ sets, - clears):
 //
-//                        recv  recv  pau-  full  send  fin  gone  bro-  sent    torn  watched
-//                        ended shut  sed         shut  due        ken   lately
-//   data                                                                  -
+//                        recv  recv  pau-  full  send  fin  gone  bro-  torn  watched begun
+//                        ended shut  sed         shut  due        ken
 //   inbox over its limit              +
 //   inbox below it again              -
 //   peer's FIN            +
@@ -28,15 +27,15 @@ const EOF = Buffer.alloc(0);
 //   endReceiving()        +           -
 //   kernel takes a part                     +
 //   drain                                   -
-//   first send of a turn                                                  +
-//   end of such a turn                                                    -
 //   shutdown("write")                             +     +
 //   outbox empty                                        -
 //   send meets a reset                -           +                 +
-//   send is given up                              -     -                        +
+//   send is given up                              -     -                 +
 //   reset, idle timeout   +                                   +     +
 //   both FINs             +                                   +
-//   setIdleTimeout()                                                                    +
+//   setIdleTimeout()                                                            +
+//   part of a message                                                                  +
+//   receive ends                                                                       -
 export const RECV_ENDED = 1; // nothing more will come
 export const RECV_SHUT = 2; // we have shut down receiving
 export const PAUSED = 4; // Bun is not reading
@@ -45,9 +44,9 @@ export const SEND_SHUT = 16; // sending fails: EPIPE
 export const FIN_DUE = 32; // FIN is to be sent after the outbox
 export const GONE = 64; // Bun has closed the descriptor
 export const BROKEN = 128; // the peer reset the connection, or a timeout ended it
-export const SENT_LATELY = 256; // something was written in this turn: what follows is gathered
-export const TORN = 512; // a send was given up: the peer must not see a clean end
-export const WATCHED = 1024; // `setIdleTimeout` was called
+export const TORN = 256; // a send was given up: the peer must not see a clean end
+export const WATCHED = 512; // `setIdleTimeout` was called
+const BEGUN = 1024; // a part of the message that a call waits for has come, and may have been taken
 
 /** A Bun socket, and its `data`: until `open`, the object that made it; from then on, its Socket. */
 export type Handle = Bun.Socket<HandleData>;
@@ -82,7 +81,7 @@ export class Rare {
 
 /** Bytes to be received only together: a message, or a fixed number. */
 export interface Whole<T> {
-  /** Takes the whole out of the inbox; null if it is not there yet. */
+  /** Takes the whole out of the inbox; null if it is not there yet. It may take and keep parts of it. */
   take(inbox: Inbox): T | null;
   /** What is given at EOF. EOF in the middle is `EINCOMPLETE`. */
   end: T;
@@ -111,7 +110,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   abstract get remoteAddress(): Address;
   abstract poll(): number;
   protected abstract _expire(): void;
-  protected abstract _turnEnds(): void;
+  protected abstract _advance(): void;
   protected abstract get _idleTimeout(): number;
 
   /**
@@ -135,7 +134,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
    * Waits for exactly `bytes` bytes: recv(2) with `MSG_WAITALL`.
    *
    * Rejects as `recv` does, and with `EINCOMPLETE` when the connection ends first; what did come is
-   * the error's `partial`.
+   * the error's `partial`. On a connection with an idle timeout, the bytes must be complete within that
+   * time after the first of them.
    */
   async recvExactly(bytes: number, options?: WaitOptions): Promise<Buffer> {
     checkCount("bytes", bytes, 0);
@@ -207,7 +207,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#most = most;
     this.#whole = whole;
     if (this._bits & PAUSED) this._flow(); // more may come now
-    if (signal !== undefined || this._rare !== null) this.#limitReceive(signal);
+    if (signal || this._rare !== null) this.#limitReceive(signal);
+    this.#limitWhole();
     return promise;
   }
 
@@ -224,9 +225,11 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this._needHandle("recv");
     const inbox = this.#inbox;
     const given = inbox === null ? null : take(inbox);
-    if (given !== null) this.#taken();
-    if (given !== null || !(this._bits & RECV_ENDED)) return given;
-    if (inbox === null && this.#end()) return end;
+    if (inbox !== null) this.#taken();
+    if (given !== null) return given;
+    if (inbox !== null) this._bits |= BEGUN;
+    if (!(this._bits & RECV_ENDED)) return null;
+    if (this.#inbox === null && this.#end()) return end;
     const partial = inbox!.take(inbox!.length);
     this.#inbox = null;
     throw this.#incomplete(partial);
@@ -251,7 +254,6 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   /** Bun has read from the kernel. */
   protected _received(chunk: Buffer): void {
     hasTurned();
-    this._bits &= ~SENT_LATELY;
     this.#bytesReceived += chunk.length;
     if (this._bits & RECV_ENDED) return; // we ended receiving: it is dropped
     const goesStraight = this.#inbox === null && this.#whole === null;
@@ -272,7 +274,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     try {
       const given = this.#whole === null ? this.#take(this.#most) : this.#takeWhole(this.#whole);
       if (given !== null) this.#deliver(given);
-      else if (this._bits & WATCHED && this.#inbox !== null) this.#limitWhole();
+      else this.#limitWhole();
     } catch (error) {
       this._refuse(error);
     }
@@ -281,8 +283,10 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   #deliver(given: unknown): void {
     const resolve = this.#resolve;
     this.#resolve = this.#whole = null;
+    this._bits &= ~BEGUN;
     if (waiting.isFull) finished(this);
     resolve?.(given);
+    if (this.#inbox !== null) this._changed(); // what is left is for others
   }
 
   protected _refuse(reason: unknown): void {
@@ -294,13 +298,18 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const bits = this._bits;
     if (bits & GONE) return;
     const isOver = this.#inbox !== null && this.#inbox.length > this.#limit();
-    const isMiddle = this.#whole !== null && this.#inbox !== null;
-    const isHeld = waiting.isFull && (bits & WATCHED) !== 0 && !(isMiddle && mayFinish(this));
+    const isHeld =
+      waiting.isFull && (bits & WATCHED) !== 0 && !(this.#isMiddle() && mayFinish(this));
     const isFull = !(bits & (RECV_ENDED | BROKEN)) && (isOver || isHeld);
     if (isFull === ((bits & PAUSED) !== 0)) return;
     this._bits ^= PAUSED;
     if (isFull) this._handle?.pause();
     else (this._handle ?? this._rare?.lingering)?.resume();
+  }
+
+  // Whether a part of the message that a call waits for has come.
+  #isMiddle(): boolean {
+    return this.#whole !== null && (this.#inbox !== null || (this._bits & BEGUN) !== 0);
   }
 
   // How much the inbox may hold: more while a call waits for a longer message.
@@ -323,8 +332,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const rare = this._needRare();
     rare.recvDeadline = performance.now() + rare.timeout;
     rare.alarm.set(rare.recvDeadline);
-    rare.abortable = signal !== undefined;
-    if (signal === undefined || signal === rare.signal) return;
+    rare.abortable = Boolean(signal);
+    if (!signal || signal === rare.signal) return;
     rare.signal?.removeEventListener("abort", rare.onAbort);
     rare.signal = signal;
     rare.onAbort = () => {
@@ -335,6 +344,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   // A message that has begun must be complete within the idle timeout, even if bytes move.
   #limitWhole(): void {
+    if (!(this._bits & WATCHED) || !this.#isMiddle()) return;
     const rare = this._needRare();
     rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + this._idleTimeout);
     rare.alarm.set(rare.recvDeadline);
@@ -363,7 +373,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   protected _needRare(): Rare {
     return (this._rare ??= new Rare(
       () => this._expire(),
-      () => this._turnEnds(),
+      () => this._advance(),
     ));
   }
 

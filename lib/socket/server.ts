@@ -7,6 +7,7 @@ import { type Handle, type HandleData, Socket, type WaitOptions } from "./connec
 import { descriptorLimit } from "./descriptors.ts";
 import { Change, POLLERR, POLLIN, POLLNVAL, onAbort, retry } from "./readiness.ts";
 import { checkTls, rawHandlers, type Secrets, secure, type UnderWay } from "./tls.ts";
+import { done } from "./turn.ts";
 import { checkAddress, isLocal, type ListenOptions, systemError, unixFiles } from "./where.ts";
 
 /** How many connections one turn of the loop can bring: the kernel's queue is as long. */
@@ -33,6 +34,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   #queue: Socket[] = [];
   #isTaking = false; // a connection was taken since the last check of the backlog
   #overfull = false; // checked in this turn of the loop
+  #isKnown = false; // `waitReadable` has told of a connection that nobody has taken yet
   #lastDescriptor = Infinity;
   #refusing = false;
   #closed = false;
@@ -90,7 +92,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
       if (this.#closed) throw this.#closedError();
       return this.poll() & POLLIN ? true : null;
     };
+    if (this.#isKnown) await done();
     await retry(this.#change, ready, options);
+    this.#isKnown = true;
   }
 
   /** The connections as they come, until the server is closed. Leaving the loop closes nothing. */
@@ -124,7 +128,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   poll(): number {
     if (this.#closed) return POLLNVAL;
     // A connection that its peer has reset is not worth accepting.
-    while (this.#queue[0] !== undefined && isBroken(this.#queue[0])) this.#queue.shift()?.close();
+    while (this.#queue[0] !== undefined && isBroken(this.#queue[0])) this.#queue.shift();
     return this.#queue.length > 0 ? POLLIN : 0;
   }
 
@@ -169,6 +173,7 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
     if (this.poll() & POLLNVAL) throw this.#closedError();
     const conn = this.#queue.shift() ?? null;
     if (conn !== null) this.#isTaking = true;
+    this.#isKnown = false;
     return conn;
   }
 
@@ -198,8 +203,11 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
   }
 }
 
+/** Whether the peer has reset it. Then it is closed: what it has received waits no more. */
 function isBroken(conn: Socket): boolean {
-  return (conn.poll() & POLLERR) !== 0;
+  const isReset = (conn.poll() & POLLERR) !== 0;
+  if (isReset) conn.close();
+  return isReset;
 }
 
 // getsockname(2) fills in the object that it is given. Bun has it, though its types leave it out.

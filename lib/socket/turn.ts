@@ -10,6 +10,8 @@ const MANY = 256;
 const BYTES = 4096;
 
 let calls = 0;
+let turns = 0;
+let isCounted = false; // this turn's end will be noticed
 let tasks: (() => void)[] = [];
 let next: Promise<void> | null = null;
 const NOW: Promise<void> = Promise.resolve();
@@ -31,7 +33,15 @@ export function hasTurned(): void {
 
 /** Runs `task` when this turn ends. It must not throw. */
 export function atTurnsEnd(task: () => void): void {
-  if (tasks.push(task) === 1) setImmediate(endTurn);
+  thisTurn();
+  tasks.push(task);
+}
+
+/** This turn's number. */
+export function thisTurn(): number {
+  if (!isCounted) setImmediate(endTurn);
+  isCounted = true;
+  return turns;
 }
 
 /** Resolves in the next turn. All callers share one promise. */
@@ -44,5 +54,7 @@ function endTurn(): void {
   tasks = [];
   next = null;
   calls = 0;
+  turns++;
+  isCounted = false;
   for (const task of due) task();
 }
