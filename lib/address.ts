@@ -18,7 +18,7 @@ export interface Address {
  */
 export function formatAddress({ host, port }: Address): string {
   if (isPath(host)) return host;
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+  return host.includes(":") && !host.startsWith("[") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 /** Whether this is the address of a Unix-domain socket. */

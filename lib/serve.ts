@@ -23,8 +23,8 @@ export interface ServeOptions {
   descriptors?: number;
   /** Each connection must begin with a PROXY header that names its client, or it is refused. */
   acceptProxy?: boolean;
-  /** Called to receive what comes before that header. */
-  first?: (conn: Socket) => Promise<void>;
+  /** Called to receive what comes before that header. Gives how many bytes that is. */
+  first?: (conn: Socket) => Promise<number>;
   /** Writes a line on stderr when a connection has ended, and every minute the number of open ones. */
   log?: boolean;
   /** Stops the server: see `serve`. */
@@ -113,11 +113,16 @@ export async function serve(
     const began = performance.now();
     let isCheck = false; // by the proxy, which may break it off at any time: not logged
     let failure: unknown;
+    let front = 0; // bytes of the headers
     handled.add(conn);
     try {
       conn.setIdleTimeout(idleTimeout > 0 ? idleTimeout * 1000 : Infinity);
-      await options.first?.(conn);
-      if (options.acceptProxy) isCheck = (await acceptProxyHeader(conn)).source === null;
+      front = (await options.first?.(conn)) ?? 0;
+      if (options.acceptProxy) {
+        const header = await acceptProxyHeader(conn);
+        isCheck = header.source === null;
+        front += header.length;
+      }
       await handle(conn, signal);
     } catch (error) {
       if (!isMeant(error, conn, signal)) {
@@ -131,7 +136,7 @@ export async function serve(
     if (signal.aborted) await linger(conn, graceOver.promise);
     conn.close();
     count(-1);
-    if (options.log && !isCheck) logEnd(conn, began, failure);
+    if (options.log && !isCheck) logEnd(conn, began, failure, front);
   };
   const tellState = () => {
     const refused = Atomics.exchange(open, open.length - 1, 0);
@@ -168,12 +173,12 @@ export async function serve(
   await Promise.all(running);
 }
 
-/** What `--log` writes when a connection has ended: client, outcome, duration, bytes in and out. */
-export function logEnd(conn: Socket, began: number, failure: unknown): void {
+/** What `--log` writes when a connection has ended: client, outcome, duration, bytes in (without headers) and out. */
+export function logEnd(conn: Socket, began: number, failure: unknown, front = 0): void {
   const how =
     failure === undefined ? "ended" : failure instanceof SocketError ? failure.code : "failed";
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
-  const bytes = `${conn.bytesReceived} bytes in, ${conn.bytesSent} out`;
+  const bytes = `${conn.bytesReceived - front} bytes in, ${conn.bytesSent} out`;
   log(`${formatAddress(conn.remoteAddress)} ${how}: ${seconds} s, ${bytes}`);
 }
 

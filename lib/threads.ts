@@ -195,10 +195,10 @@ async function reach(slot: () => Promise<Address>, preface: Uint8Array): Promise
   }
 }
 
-async function fromRelay(conn: Socket, secret: string): Promise<void> {
+async function fromRelay(conn: Socket, secret: string): Promise<number> {
   const peer = conn.remoteAddress;
   const header = await acceptProxyHeader(conn).catch(() => null);
-  if (String(header?.tlvs?.get(UNIQUE_ID)) === secret) return;
+  if (String(header?.tlvs?.get(UNIQUE_ID)) === secret) return header!.length;
   const reason = "the relay did not make it";
   throw new SocketError("EACCES", "accept", peer, { reason });
 }

@@ -63,7 +63,8 @@ if (lib > 0) ours.push(lib === 1 ? "1 file of lib" : `${lib} files of lib`);
 await print(`brought:  ${ours.join(", ") || "nothing, for all of it is there"}`);
 if (kept.length > 0) await print(`kept as they are, for they differ:  ${kept.join(", ")}`);
 const path = relative("", target) || ".";
-await print(`next:  bun run ${join(path, `${names[0]}.ts`)}`);
+const first = join(path, `${names[0]}.ts`);
+await print(`next:  bun run ${/\s/.test(first) ? `"${first}"` : first}`);
 
 function put(file: string, text: string): void {
   const there = join(target, file);

@@ -77,7 +77,8 @@ function reply(received: string, tooLate: boolean): string {
   if (method !== "GET" && method !== "HEAD") {
     return page("405 Method Not Allowed", `${method} is not for here.`, "Allow: GET, HEAD\r\n");
   }
-  const answer = page("200 OK", `This server received:\n\n${received.slice(0, end)}`);
+  const head = Buffer.from(received.slice(0, end), "latin1"); // as it came
+  const answer = page("200 OK", `This server received:\n\n${head}`);
   return method === "GET" ? answer : answer.slice(0, answer.indexOf("\r\n\r\n") + 4);
 }
 

@@ -40,13 +40,10 @@ async function ask(): Promise<void> {
 
   // A file in a folder that only we can enter cannot be reached by other users of this machine either.
   const folder = mkdtempSync(join(tmpdir(), "ipc-"));
-  try {
-    const file = join(folder, "socket");
-    using local = listen({ path: file, signal });
-    await converse(local, "--path", file);
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  process.on("exit", () => rmSync(folder, { recursive: true })); // however this process ends
+  const file = join(folder, "socket");
+  using local = listen({ path: file, signal });
+  await converse(local, "--path", file);
 }
 
 async function converse(server: ServerSocket, ...where: string[]): Promise<void> {

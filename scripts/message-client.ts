@@ -44,7 +44,7 @@ for (const sent of outgoing) {
   if (!reply) await fail("the server has closed the connection");
   else if (!reply.equals(sent)) await fail("a different message came back");
   const bytes = sent.length === 1 ? "1 byte" : `${sent.length} bytes`;
-  print(`${bytes} there and back: ${JSON.stringify(String(sent.subarray(0, 30)))}`);
+  print(`${bytes} there and back: ${JSON.stringify([...String(sent)].slice(0, 30).join(""))}`);
 }
 
 function fill(text: Buffer): Buffer {

@@ -17,13 +17,16 @@ import {
   cli,
   clientFlags,
   clientTls,
+  fail,
   peerText,
   refuse,
   serverTls,
   tlsClientFlags,
   tlsFlags,
+  warn,
   write,
 } from "../lib/cli.ts";
+import { SocketError } from "../lib/errors.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
 
 const where = clientFlags(4000);
@@ -32,7 +35,9 @@ const { host, port, signal, ...flags } = cli(help, {
   port: { ...where.port, min: 0, about: "the server's port; to listen on, 0 is any free one" },
   listen: { type: "boolean", about: "wait for one connection there, instead of making one" },
   ...tlsClientFlags,
-  ...tlsFlags,
+  // Not from the environment, which is for servers: with a certificate there, netcat could not connect.
+  tlsCert: { ...tlsFlags.tlsCert, env: undefined },
+  tlsKey: { ...tlsFlags.tlsKey, env: undefined },
 });
 if (!flags.listen && port === 0) refuse("--port must be from 1 on, to connect to");
 const tls = { here: serverTls(flags), there: clientTls(flags) };
@@ -44,7 +49,9 @@ using conn = flags.listen
   ? await acceptOne()
   : await connect({ host, port, signal, tls: tls.there });
 const sending = send();
-sending.catch(() => {}); // when the connection breaks, receiving fails too
+sending.catch((error) => {
+  if (!(error instanceof SocketError)) fail(error); // when the connection breaks, receiving fails too
+});
 await receive();
 
 // The other side has ended. Input that is already there is still sent; we do not wait for more.
@@ -56,6 +63,7 @@ process.exit(0);
 
 async function acceptOne(): Promise<Socket> {
   using server = listen({ host, port, tls: tls.here });
+  server.onRefused = warn;
   // Not on stdout, which is for the data only.
   console.error(`listening on ${formatAddress(server.address)}`);
   return await server.accept();
@@ -72,4 +80,5 @@ async function receive(): Promise<void> {
   for await (const chunk of conn) {
     await write(decoder === null ? chunk : peerText(decoder.decode(chunk, { stream: true })));
   }
+  if (decoder !== null) await write(peerText(decoder.decode()));
 }

@@ -54,11 +54,14 @@ using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
 // A connection takes two descriptors. `pass` reads the PROXY header itself, to pass its addresses on.
 const options = { ...flags, descriptors: 2, acceptProxy: false };
-await serve(server, pass, { ...options, signal, onError: warn });
+const told = new Set<unknown>(); // errors that the line about their connection has named
+const onError = (error: unknown) => void (told.delete(error) || warn(error));
+await serve(server, pass, { ...options, signal, onError });
 
 async function pass(client: Socket): Promise<void> {
   const began = performance.now();
-  let [headerBytes, how] = [0, "ended"];
+  let [headerBytes, there] = [0, 0];
+  let broken: unknown;
   try {
     // The addresses of a PROXY header from a proxy before us are passed on.
     const ends = { source: client.remoteAddress, destination: client.localAddress };
@@ -70,14 +73,17 @@ async function pass(client: Socket): Promise<void> {
     const preface =
       sendProxy === "off" ? undefined : encodeProxyHeader(ends, sendProxy === "v1" ? 1 : 2);
     using behind = await connect({ ...backend, timeout: CONNECT_MS, tls, preface });
-    const broken = await relay(client, behind);
-    if (broken !== undefined) how = describe(broken);
+    broken = await relay(client, behind);
+    there = client.bytesReceived - headerBytes;
   } catch (error) {
-    how = describe(error);
+    broken = error;
     client.reset(); // not a FIN, which would look like a normal end
   }
   const ends = `${formatAddress(client.remoteAddress)} to ${formatAddress(backend)}`;
-  const there = `${client.bytesReceived - headerBytes} bytes there`;
+  const how = broken === undefined ? "ended" : describe(broken);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
-  await print(`${ends}: ${there}, ${client.bytesSent} back, ${seconds} s, ${how}`);
+  await print(`${ends}: ${there} bytes there, ${client.bytesSent} back, ${seconds} s, ${how}`);
+  if (broken === undefined) return;
+  told.add(broken);
+  throw broken; // for --log
 }

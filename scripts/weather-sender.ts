@@ -39,7 +39,11 @@ using conn = await connect({ host: ip, port, signal });
 // only the one after it would fail.
 let finished = false;
 conn.waitReadable().then(
-  () => finished || fail("the station has closed the connection"),
+  async () => {
+    if (finished) return;
+    await tellAnswer().catch(() => {}); // a station that stops says how many it has stored
+    await fail("the station has closed the connection");
+  },
   () => {}, // we closed first
 );
 
@@ -57,4 +61,8 @@ for (const temperature of temperatures) {
 // everything. Only an answer says that the readings are stored.
 finished = true;
 conn.shutdown("write");
-for await (const answer of lines(conn)) await print(peerText(answer));
+await tellAnswer();
+
+async function tellAnswer(): Promise<void> {
+  for await (const answer of lines(conn)) await print(peerText(answer));
+}

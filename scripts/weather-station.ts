@@ -63,7 +63,7 @@ const {
   },
   keep: { type: "count", default: 0, min: 0, about: "days to keep readings, 0 for ever" },
 });
-if (!/^(sqlite|postgres|postgresql):/.test(url)) {
+if (!/^(sqlite:(?!(\/\/)?$)|postgres(ql)?:)/.test(url)) {
   refuse(`--store must be sqlite://FILE or postgres://…, not "${url}"`);
 }
 const tls = serverTls(flags);
@@ -139,5 +139,5 @@ async function forgetOld(): Promise<void> {
 }
 
 function withoutPassword(url: string): string {
-  return url.replace(/(\/\/[^/@:]*):[^/@]*@/, "$1@");
+  return url.replace(/(\/\/[^/@:]*):.*@/, "$1@").replace(/([?&]password=)[^&]*/i, "$1…");
 }

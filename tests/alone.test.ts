@@ -1,10 +1,11 @@
 // The scripts that need no second terminal.
 
-import { existsSync } from "node:fs";
-import { dirname } from "node:path";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { script, PATIENCE_MS } from "./helpers.ts";
+import { PATIENCE_MS, Process, script } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
@@ -31,6 +32,15 @@ describe("the scripts that need no partner", () => {
     expect(Number(partner)).not.toBe(ipc.pid);
     const [, file] = lines[2]!.match(/^(\/.*): "hello from process \d+"/) ?? [];
     expect(existsSync(dirname(file!))).toBe(false);
+  });
+
+  test("ipc leaves no file behind, also when nobody takes what it prints", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "alone-"));
+    const piped = `TMPDIR=${folder} ${process.execPath} run scripts/ipc.ts | head -n 2`;
+    await using shell = new Process(["bash", "--norc", "-c", piped]);
+    expect(await shell.exit()).toBe(0);
+    expect(readdirSync(folder)).toEqual([]);
+    rmSync(folder, { recursive: true });
   });
 
   test("silent-peer: what hangs, what a timeout finds, what keep-alive does not", async () => {

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
-import { asWritten, isNumeric } from "../lib/address.ts";
+import { asWritten, formatAddress, isNumeric } from "../lib/address.ts";
 import { connect, listen, type ServerSocket, type Socket } from "../lib/socket.ts";
 import { lookUp } from "../lib/socket/dial.ts";
 import {
@@ -272,6 +272,7 @@ describe("addresses are as people write them", () => {
     expect(asWritten("::ffff:192.0.2.1")).toBe("192.0.2.1");
     expect(asWritten("::ffff:1")).toBe("::ffff:1"); // an IPv6 address like others
     expect(asWritten("fec0::1", "fe80::2%eth0")).toBe("fec0::1");
+    expect(formatAddress({ host: "[::1]", port: 80 })).toBe("[::1]:80"); // as a user may have typed it
     const on = (...names: string[]) =>
       spyOn(os, "networkInterfaces").mockReturnValueOnce(
         Object.fromEntries(names.map((name) => [name, [{ address: "fe80::5" } as any]])),

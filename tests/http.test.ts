@@ -109,6 +109,7 @@ describe("http-server and http-client", () => {
     const length = Number(head.match(/^Content-Length: (\d+)$/m)?.[1]);
     expect(length).toBe(Buffer.byteLength(body));
     expect(length).toBeGreaterThan(body.length); // the body holds more than ASCII
+    expect(body).toContain("X-Name: 안녕<");
     const only = await ask(port, `HEAD${rest}`);
     // The page shows the request, in which HEAD is one byte longer than GET.
     expect(only).toBe(`${head.replace(`${length}`, `${length + 1}`)}\r\n\r\n`);

@@ -43,6 +43,11 @@ describe("message-server and message-client", () => {
       /^error: connection with 127\.0\.0\.1:\d+: the message holds the delimiter\n$/,
     );
 
+    const korean = `abc${"가".repeat(40)}`; // with its newline, whole units of the server's 4 bytes
+    await using part = script("message-client", [...cut.slice(0, 3), "--message", korean]);
+    expect(await part.exit()).toBe(0);
+    expect(part.stdout).toBe(`123 bytes there and back: "abc${"가".repeat(27)}"\n`);
+
     using odd = listen({ port: 0 });
     await using client = script("message-client", ["--port", `${odd.address.port}`]);
     using conn = await odd.accept();

@@ -187,6 +187,36 @@ test("TLS, in either role", async () => {
   await using stranger = script("netcat", ["--host", "localhost", "--port", port, "--tls"]);
   expect(await stranger.exit()).toBe(1);
   expect(stranger.stderr).toMatch(/^error: cannot connect to localhost:\d+: self.signed.*\n$/);
+  // One line about it; and it still waits for a connection.
+  await server.until(
+    /^listening on .*\nwarning: connection with 127\.0\.0\.1:\d+: .*\n$/,
+    "stderr",
+  );
+});
+
+test("a certificate in the environment is for servers: netcat connects as it is told", async () => {
+  using server = listen({ port: 0 });
+  const command = [
+    process.execPath,
+    "run",
+    "scripts/netcat.ts",
+    "--port",
+    `${server.address.port}`,
+  ];
+  await using client = new Process(command, { TLS_CERT: "/none", TLS_KEY: "/none" });
+  using conn = await server.accept();
+  await conn.sendAll("hello");
+  conn.shutdown("write");
+  expect(await client.exit()).toBe(0);
+  expect([client.stdout, client.stderr]).toEqual(["hello", ""]);
+});
+
+test("input that cannot be read is told, and nobody waits for its end", async () => {
+  using server = listen({ port: 0 });
+  await using client = shell(`--port ${server.address.port}`, `<${folder}`);
+  using _conn = await server.accept();
+  expect(await client.exit()).toBe(1);
+  expect(client.stderr).toMatch(/^error: .*EISDIR.*\n$/);
 });
 
 testPython("on a terminal, the other side cannot command it", async () => {

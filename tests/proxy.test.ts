@@ -212,6 +212,12 @@ print("again")`,
     };
     await isReset();
     {
+      using conn = await connect({ port });
+      await conn.sendAll("to nobody");
+      await fails(recvAll(conn), "ECONNRESET");
+      await server.until(new RegExp(`:${conn.localAddress.port} to .* 0 bytes there, .*\n`));
+    }
+    {
       using backends = listen({ port: behind });
       using ends = await through(port, backends);
       await ends.client.sendAll("hello");
@@ -219,6 +225,22 @@ print("again")`,
     }
     await isReset();
     expect(server.stderr).toBe("");
+  });
+
+  test("--log says how it ended, as the line on stdout does, and nothing twice", async () => {
+    using backends = listen({ port: 0 });
+    await using server = proxy(backends.address.port, "--log");
+    using ends = await through(await server.port(), backends);
+    await ends.client.sendAll("x");
+    await ends.backend.recv(1);
+    ends.backend.reset();
+    await server.until(/ECONNRESET: .*\n/, "stderr");
+    expect(server.stderr).toMatch(
+      /^\S+Z 127\.0\.0\.1:\d+ ECONNRESET: \d\.\d s, 1 bytes in, 0 out\n$/,
+    );
+    expect(server.stdout).toMatch(
+      /: 1 bytes there, 0 back, \d\.\d s, .*connection reset by peer\n$/,
+    );
   });
 
   test("SIGTERM: those who are connected finish; exit 0", async () => {

@@ -603,6 +603,16 @@ test.each(many)("%s --log tells who has ended", async (name) => {
   await server.until(new RegExp(line, "m"), "stderr");
 });
 
+test("--log counts what the client sent, and not the relay's or the proxy's header", async () => {
+  const flags = ["--port=0", "--log", "--relay", "--accept-proxy"];
+  await using server = script("echo-threaded-server", flags);
+  using conn = await connect({ port: await server.port() });
+  await conn.sendAll("PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n");
+  await greet(conn);
+  conn.shutdown("write");
+  await server.until(/Z 192\.0\.2\.7:1 ended: 0\.\d s, 5 bytes in, 5 out\n/, "stderr");
+});
+
 test("without --log nothing is written, and no timer runs", async () => {
   using writing = spyOn(console, "error");
   using timers = spyOn(globalThis, "setInterval");

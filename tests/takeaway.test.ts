@@ -130,6 +130,11 @@ describe("copy", () => {
     expect(copying.stderr).toBe(`error: ${target} is not empty\n`);
     expect(readdirSync(target)).toEqual(["notes"]);
 
+    const blank = join(folder, "my echo");
+    await using named = script("copy", ["byte-order", blank]);
+    expect(await named.exit()).toBe(0);
+    expect(named.stdout).toMatch(/^next: {2}bun run ".*my echo\/byte-order\.ts"$/m);
+
     const none = join(folder, "none");
     for (const [wrong, near] of [
       ["ecko-server", "echo-server, "],

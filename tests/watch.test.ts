@@ -6,6 +6,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 
+import { connect } from "../lib/socket.ts";
 import { draw } from "../scripts/watch/draw.ts";
 import { countCalls, foldsOf, repeats } from "../scripts/watch/fold.ts";
 import {
@@ -338,6 +339,9 @@ test("a call that still waits is drawn to the end of its process, or of the pict
 test("a command is taken apart as a shell does it, and its script is found", () => {
   expect(wordsOf(`echo-client --message "안녕 하세요" --host '::1'`)).toEqual([
     ...["echo-client", "--message", "안녕 하세요", "--host", "::1"],
+  ]);
+  expect(wordsOf(`a --message="two words" 'it''s' it's ""`)).toEqual([
+    ...["a", "--message=two words", "its", "it's", ""],
   ]);
   for (const name of ["echo-server", "echo-server.ts", "scripts/echo-server.ts"]) {
     expect(fileOf(name)).toEndWith("scripts/echo-server.ts");
@@ -673,6 +677,9 @@ test("the page is for this machine: not for a name that somebody points here", a
   expect(page.headers.get("Content-Security-Policy")).toContain("default-src 'none'");
   expect((await fetch(url!, { headers: { Host: "evil.example" } })).status).toBe(403);
   expect((await fetch(`${url}other`)).status).toBe(404);
+  using nameless = await connect({ port: Number(new URL(url!).port) });
+  await nameless.sendAll("GET / HTTP/1.0\r\n\r\n");
+  expect(String(await nameless.recv(1000))).toStartWith("HTTP/1.1 400");
   const events = (await fetch(`${url}events`)).body!.getReader();
   const { value } = await events.read();
   expect(String(Buffer.from(value!))).toStartWith('data: "<svg ');

@@ -206,6 +206,8 @@ conn.close()`,
     for (const [args, code, told] of [
       [["--store", "mysql://host/db"], 2, /^error: --store must be .*"mysql:\/\/host\/db"\n$/],
       [["--store", "weather.db"], 2, /^error: --store must be .*"weather\.db"\n$/],
+      [["--store", "sqlite://"], 2, /^error: --store must be .*"sqlite:\/\/"\n$/],
+      [["--store", "sqlite:"], 2, /^error: --store must be .*"sqlite:"\n$/],
       [["--keep", "1.5"], 2, /^error: --keep must be a whole number.*"1\.5"\n$/],
       [["--web-port", "x"], 2, /^error: --web-port must be .*"x"\n$/],
       [
@@ -217,6 +219,11 @@ conn.close()`,
         ["--store", "postgres://me:secret@127.0.0.1:1/weather"],
         1,
         /^error: cannot open the store postgres:\/\/me@127\.0\.0\.1:1\/weather: .*\n$/,
+      ],
+      [
+        ["--store", "postgres://me:se/c@ret@127.0.0.1:1/weather?password=secret&x=1"],
+        1,
+        /^error: cannot open the store postgres:\/\/me@127\.0\.0\.1:1\/weather\?password=…&x=1: .*\n$/,
       ],
       [
         ["--web-port", web],
@@ -244,6 +251,20 @@ test("a page is told what is new, and of the rest only that the station is there
     if (text.match(/^event: alive$/gm)?.length === 3) break;
   }
   expect(text.match(/^data: \{/gm)).toHaveLength(1);
+});
+
+test("a request for no host, or a wrong one, is answered like any other", async () => {
+  using folder = temporaryFolder();
+  await using one = await station(folder);
+  const ask = async (path: string, version: string, fields: string) => {
+    using conn = await connect({ port: Number(new URL(one.url).port) });
+    await conn.sendAll(`GET ${path} HTTP/${version}\r\n${fields}Connection: close\r\n\r\n`);
+    return String(await conn.recv(1000)).slice(0, 12);
+  };
+  expect(await ask("/readings?limit=1", "1.0", "")).toBe("HTTP/1.1 200");
+  expect(await ask("/readings?limit=x", "1.1", "Host: a b\r\n")).toBe("HTTP/1.1 400");
+  expect(await ask("/live", "1.1", "Host: [zz\r\n")).toBe("HTTP/1.1 200");
+  expect(await ask("/live?span=constructor", "1.1", "Host: x\r\n")).toBe("HTTP/1.1 400");
 });
 
 describe("bad input ends its own connection", () => {

@@ -3,7 +3,7 @@
 import { readdirSync } from "node:fs";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 
-import { connect } from "../lib/socket.ts";
+import { connect, listen } from "../lib/socket.ts";
 import {
   failure,
   freePort,
@@ -166,6 +166,19 @@ print("got", recv_all(conn)); conn.close()`);
     expect(await sender.exit()).toBe(1);
     expect(sender.stderr).toBe("error: the station has closed the connection\n");
     expect(sender.stdout).not.toContain("data: -2");
+  });
+
+  test("the sender tells what a station that stops has stored", async () => {
+    using station = listen({ port: 0 });
+    const where = ["--host", "127.0.0.1", "--port", `${station.address.port}`];
+    await using sender = script("weather-sender", [...where, "--interval", "60"]);
+    using conn = await station.accept();
+    await conn.recv(100);
+    await conn.sendAll("stored 1\n");
+    conn.close();
+    expect(await sender.exit()).toBe(1);
+    expect(sender.stdout).toEndWith("data: 15\nstored 1\n");
+    expect(sender.stderr).toBe("error: the station has closed the connection\n");
   });
 
   testPython("a receiver that dies on the way is noticed", async () => {

@@ -42,7 +42,9 @@ export function servePage(where: Where, picture: (language: Language) => string)
   };
 
   const answer = (request: Request, server: Bun.Server<undefined>): Response => {
-    const { hostname, pathname, searchParams } = new URL(request.url);
+    const url = URL.parse(request.url); // null without a Host field, or with a wrong one
+    if (url === null) return new Response("for nobody\n", { status: 400 });
+    const { hostname, pathname, searchParams } = url;
     // The name of another site may have been made to resolve to this address (DNS rebinding).
     const isAddress = isNumeric(hostname.replace(/[[\]]/g, ""));
     if (!isAddress && hostname !== "localhost" && hostname !== where.host)

@@ -61,8 +61,9 @@ export function fileOf(script: string): string | undefined {
 
 /** Splits a command into words as a shell does, with quotes. */
 export function wordsOf(command: string): string[] {
-  return [...command.matchAll(/"([^"]*)"|'([^']*)'|(\S+)/g)].map(
-    ([, double, single, plain]) => double ?? single ?? plain!,
+  const quoted = /"([^"]*)"|'([^']*)'/g;
+  return [...command.matchAll(/("[^"]*"|'[^']*'|\S)+/g)].map(([word]) =>
+    word.replace(quoted, (_, double, single) => double ?? single),
   );
 }
 

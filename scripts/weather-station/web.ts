@@ -11,12 +11,12 @@ import type { Store, Stored } from "./store.ts";
 const page = pageFile as unknown as string;
 
 /** The periods that the page can show. */
-const SPANS: Record<string, number> = {
-  "10m": 600_000,
-  "1h": 3_600_000,
-  "1d": 86_400_000,
-  "7d": 604_800_000,
-};
+const SPANS = new Map([
+  ["10m", 600_000],
+  ["1h", 3_600_000],
+  ["1d", 86_400_000],
+  ["7d", 604_800_000],
+]);
 /** Charts are made at the same moments for all pages, so that one query serves them all. */
 const TICK_MS = 500;
 /** A page gets an event at least this often. After 12 s without one, it shows that the connection is lost. */
@@ -54,7 +54,7 @@ export function serveWeb(
       idleTimeout: 30, // seconds; a page gets events more often
       routes: {
         "/": get(() => new Response(page, { headers: PAGE_HEADERS })),
-        "/live": get((request) => live(store, new URL(request.url).searchParams)),
+        "/live": get((request) => live(store, queryOf(request))),
         "/readings": get((request) => download(store, request, JSON_FORMAT)),
         "/readings.csv": get((request) => download(store, request, CSV_FORMAT)),
       },
@@ -64,6 +64,11 @@ export function serveWeb(
     const { code = "" } = cause as { code?: string };
     throw new SocketError(code, "listen", { host: hostname, port }, { cause });
   }
+}
+
+// Without a Host field, or with a wrong one, `request.url` is no URL.
+function queryOf({ url }: Request): URLSearchParams {
+  return new URLSearchParams(url.split("?")[1]);
 }
 
 function refuse(status: number, why: string): Response {
@@ -82,9 +87,8 @@ const pause = (ms: number) => sleep(ms, undefined, { ref: false });
 
 // Server-sent events. Each has the whole chart, so that a page that reconnects has missed nothing.
 function live(store: Store, query: URLSearchParams): Response {
-  const span = SPANS[query.get("span") ?? "10m"];
-  if (span === undefined)
-    return refuse(400, `span must be one of ${Object.keys(SPANS).join(", ")}`);
+  const span = SPANS.get(query.get("span") ?? "10m");
+  if (span === undefined) return refuse(400, `span must be one of ${[...SPANS.keys()].join(", ")}`);
   async function* events() {
     let sent = "";
     for (;;) {
@@ -129,7 +133,7 @@ function csvField(text: string): string {
 }
 
 async function download(store: Store, request: Request, format: Format): Promise<Response> {
-  const query = new URL(request.url).searchParams;
+  const query = queryOf(request);
   for (const name of ["since", "limit"]) {
     const text = query.get(name);
     if (text !== null && !/^\d{1,15}$/.test(text)) {
