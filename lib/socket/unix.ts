@@ -1,7 +1,6 @@
 // The files of Unix-domain sockets, unix(7). A process that is killed leaves its file behind, and then
 // no server can listen at that path. A file is stale if connecting to it is refused. A server that is
 // alive would see that connection, so Linux's list of Unix sockets, proc_pid_net(5), is read first.
-// `listen` is synchronous and connecting is not, so a child process connects.
 
 import { existsSync, lstatSync, readFileSync, renameSync, statSync, unlinkSync } from "node:fs";
 
@@ -19,11 +18,10 @@ export function takeOver(path: string): Disposable | null {
   const list = "/proc/net/unix";
   if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return null;
   const lock = lockName(`take over ${path}`);
-  const probe = `Bun.connect({ unix: ${JSON.stringify(path)}, socket: { data() {} } }).then(
-    () => process.exit(0), (error) => process.exit(error.code === "ECONNREFUSED" ? 1 : 0))`;
-  const env = { ...process.env, BUN_BE_BUN: "1" }; // makes a compiled script run as Bun itself
-  const { exitCode } = Bun.spawnSync([process.execPath, "-e", probe], { env });
-  if (exitCode === 1) unlinkSync(path);
+  const probe = Bun.connect({ unix: path, socket: { data() {} } });
+  probe.then((alive) => alive.terminate()).catch(() => {});
+  // Connecting to a Unix socket does not wait: a refusal is there at once.
+  if (Object(Bun.peek(probe)).code === "ECONNREFUSED") unlinkSync(path);
   return lock;
 }
 
