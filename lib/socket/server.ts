@@ -75,10 +75,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
    *
    * Rejects with `EBADF` when the server is closed, or with the signal's reason.
    */
-  async accept(options?: WaitOptions): Promise<Socket> {
-    options?.signal?.throwIfAborted();
+  accept(options?: WaitOptions): Promise<Socket> {
     // Not counted as in `turn.ts`: only a turn of the loop can refill the queue.
-    return this.#next() ?? retry(this.#change, () => this.#next(), options);
+    return retry(this.#change, () => this.#next(), options);
   }
 
   /** The next connection, or null when none waits. */
