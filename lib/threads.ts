@@ -13,14 +13,13 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 import { Failure, SocketError } from "./errors.ts";
 import { acceptProxyHeader, encodeProxyHeader, relay, UNIQUE_ID } from "./relay.ts";
 import { type Handler, type ServeOptions, serve } from "./serve.ts";
-import type { Address, ServerTls, Socket } from "./socket.ts";
+import type { Address, HostAndPort, ServerTls, Socket } from "./socket.ts";
 import { connect, listen } from "./socket.ts";
 import { lockName } from "./socket/lock.ts";
 import { onAbort } from "./socket/readiness.ts";
 
-export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered"> {
-  host?: string;
-  port: number;
+export interface ThreadOptions
+  extends HostAndPort, Pick<ServeOptions, "grace" | "maxBuffered" | "onError"> {
   /** How many Workers. */
   threads: number;
   /** Accept in the main thread, and relay. Always true on systems other than Linux. */
@@ -29,8 +28,6 @@ export interface ThreadOptions extends Pick<ServeOptions, "grace" | "maxBuffered
   tls?: ServerTls;
   /** Stops accepting; each Worker ends with its last connection. */
   signal: AbortSignal;
-  /** Gets errors that do not end the server: of a thread, or of a relayed connection. */
-  onError?: (error: unknown) => void;
 }
 
 const CORES = availableParallelism();
@@ -42,9 +39,7 @@ export const threadFlags = {
 } as const;
 
 /** What a Worker is told when it starts. With `secret`, it serves only the main thread's relay. */
-interface Job {
-  host: string;
-  port: number;
+interface Job extends Address {
   secret: string | null;
   /** The connections of all threads, and those of each: see `serve`. */
   open: Int32Array;
