@@ -23,15 +23,12 @@ export interface ServerTls {
   clientCa?: Pem | Pem[];
 }
 
-export interface ClientTls {
+/** `cert` and `key` are our own, for a server that asks for them. */
+export interface ClientTls extends Partial<Omit<ServerTls, "clientCa">> {
   /** The authorities to trust, or the server's self-signed certificate. Default: the public ones. */
   ca?: Pem | Pem[];
   /** The name that must be in the server's certificate. Default: the host; `localhost` for a path. */
   serverName?: string;
-  /** Our own certificate and its key, for a server that asks for one. */
-  cert?: Pem;
-  key?: Pem;
-  passphrase?: string;
 }
 
 /** The checked options for Bun. */
