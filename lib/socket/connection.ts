@@ -11,7 +11,7 @@
 
 import { type Address, asWritten } from "../address.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
-import { Crowd } from "./crowd.ts";
+import { crowd, watch } from "./crowd.ts";
 import { onAbort, POLLERR, POLLIN, POLLNVAL, POLLOUT, type WaitOptions } from "./readiness.ts";
 import {
   BROKEN,
@@ -25,7 +25,6 @@ import {
   RECV_SHUT,
   SEND_SHUT,
   TORN,
-  WATCHED,
 } from "./receiving.ts";
 import { writableSide } from "./streams.ts";
 import { atTurnsEnd, done, thisTurn } from "./turn.ts";
@@ -153,11 +152,11 @@ export class Socket extends Receiving implements Disposable {
   }
 
   #gather(bytes: Uint8Array): number {
-    const { outbox, flush } = this._needRare();
+    const { outbox } = this._needRare();
     if (!(this._bits & FULL)) {
       const isFirst = outbox.isEmpty;
       if (outbox.gather(bytes)) {
-        if (isFirst) atTurnsEnd(flush);
+        if (isFirst) atTurnsEnd(() => this.#advance());
         return bytes.length;
       }
       this.#flush();
@@ -217,12 +216,12 @@ export class Socket extends Receiving implements Disposable {
   // Bun says that there may be room.
   #drained(): void {
     this._bits &= ~FULL;
-    this._advance();
+    this.#advance();
     this._changed();
   }
 
   // Sends what waits. When nothing waits, sends the FIN, or ends a closed connection.
-  protected _advance(): void {
+  #advance(): void {
     if (this.#queued() && !(this._bits & FULL)) this.#flush();
     if (this.#queued()) return;
     this._rare?.lingering?.end();
@@ -257,7 +256,7 @@ export class Socket extends Receiving implements Disposable {
     if (how === "read" || this._bits & (SEND_SHUT | GONE)) return;
     if (this._bits & TORN) return this.reset();
     this._bits |= SEND_SHUT | FIN_DUE;
-    this._advance();
+    this.#advance();
     this._changed();
   }
 
@@ -281,7 +280,7 @@ export class Socket extends Receiving implements Disposable {
    * message does not look complete. Gathered bytes that find no room have 12 s to be sent.
    */
   close(): void {
-    if (this._handle !== null) this._advance();
+    if (this._handle !== null) this.#advance();
     if (this._bits & TORN || this._rare?.outbox.isAwaited) return this.reset();
     this.#release((handle) => {
       if (this.#queued() || handle.end() === UNSENT) this.#linger(handle);
@@ -356,7 +355,7 @@ export class Socket extends Receiving implements Disposable {
 
   // The connection is over: wakes the calls that wait, and releases the timer and the signal.
   #settle(): void {
-    if (this._bits & WATCHED) Socket.#crowd.remove(this);
+    crowd.delete(this);
     const rare = this._rare;
     rare?.alarm.stop();
     rare?.signal?.removeEventListener("abort", rare.onAbort);
@@ -388,24 +387,16 @@ export class Socket extends Receiving implements Disposable {
    */
   setIdleTimeout(ms: number | null): void {
     this._needHandle("recv");
-    Socket.#crowd.add(this, ms === null ? Infinity : checkTimeout(ms));
-    this._bits |= WATCHED;
+    watch(this, ms === null ? Infinity : checkTimeout(ms));
     this._flow(); // all together may hold too much
   }
 
-  protected get _idleTimeout(): number {
-    return Socket.#crowd.timeOf(this);
+  /** @internal No byte has moved for too long. */
+  _endIdle(): void {
+    const handle = this._handle ?? this._rare?.lingering;
+    this.#gone(Object.assign(new Error("no byte has moved"), { code: "ETIMEDOUT" }));
+    handle?.terminate();
   }
-
-  static readonly #crowd = new Crowd<Socket>({
-    moved: (conn) => conn.bytesReceived + conn.#bytesSent,
-    flow: (conn) => conn._flow(),
-    expire(conn) {
-      const handle = conn._handle ?? conn._rare?.lingering;
-      conn.#gone(Object.assign(new Error("no byte has moved"), { code: "ETIMEDOUT" }));
-      handle?.terminate();
-    },
-  });
 
   protected _expire(): void {
     const rare = this._needRare();

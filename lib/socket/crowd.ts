@@ -9,13 +9,13 @@ import { waiting } from "./queues.ts";
 const LOOKS = 4;
 
 /** What the crowd asks of a connection, and does to it. */
-export interface Care<Conn> {
-  /** Bytes received and sent so far. */
-  moved(conn: Conn): number;
+interface Member {
+  readonly bytesReceived: number;
+  readonly bytesSent: number;
   /** Ends an idle connection. */
-  expire(conn: Conn): void;
+  _endIdle(): void;
   /** Called when the limit for all connections is exceeded, or no longer: pauses or resumes receiving. */
-  flow(conn: Conn): void;
+  _flow(): void;
 }
 
 /** How many bytes had moved at the last change, and when that was. */
@@ -25,42 +25,26 @@ interface Look {
   since: number;
 }
 
-export class Crowd<Conn> {
-  readonly #looks = new Map<Conn, Look>();
-  readonly #alarm = new Alarm(() => this.#look());
-  readonly #care: Care<Conn>;
+export const crowd = new Map<Member, Look>();
+const alarm = new Alarm(look);
+waiting.changed = () => crowd.forEach((_, conn) => conn._flow());
 
-  constructor(care: Care<Conn>) {
-    this.#care = care;
-    waiting.changed = () => this.#looks.forEach((_, conn) => care.flow(conn));
-  }
+/** `timeout` is in ms, and may be Infinity. */
+export function watch(conn: Member, timeout: number): void {
+  const since = performance.now();
+  crowd.set(conn, { timeout, moved: conn.bytesReceived + conn.bytesSent, since });
+  alarm.set(since + timeout / LOOKS);
+}
 
-  /** `timeout` is in ms, and may be Infinity. */
-  add(conn: Conn, timeout: number): void {
-    const since = performance.now();
-    this.#looks.set(conn, { timeout, moved: this.#care.moved(conn), since });
-    this.#alarm.set(since + timeout / LOOKS);
+function look(): void {
+  const now = performance.now();
+  let next = Infinity;
+  for (const [conn, last] of crowd) {
+    const moved = conn.bytesReceived + conn.bytesSent;
+    if (moved !== last.moved) [last.moved, last.since] = [moved, now];
+    const due = last.since + last.timeout;
+    if (due <= now) conn._endIdle();
+    else next = Math.min(next, due, now + last.timeout / LOOKS);
   }
-
-  remove(conn: Conn): void {
-    this.#looks.delete(conn);
-  }
-
-  /** The timeout given to `add`. */
-  timeOf(conn: Conn): number {
-    return this.#looks.get(conn)?.timeout ?? Infinity;
-  }
-
-  #look(): void {
-    const now = performance.now();
-    let next = Infinity;
-    for (const [conn, last] of this.#looks) {
-      const moved = this.#care.moved(conn);
-      if (moved !== last.moved) [last.moved, last.since] = [moved, now];
-      const due = last.since + last.timeout;
-      if (due <= now) this.#care.expire(conn);
-      else next = Math.min(next, due, now + last.timeout / LOOKS);
-    }
-    this.#alarm.set(next);
-  }
+  alarm.set(next);
 }

@@ -6,6 +6,7 @@ import type { Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { Alarm } from "./alarm.ts";
 import { checkCount } from "./check.ts";
+import { crowd } from "./crowd.ts";
 import { CHUNK, finished, Inbox, mayFinish, Outbox, rejection, waiting } from "./queues.ts";
 import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
 import { readableSide } from "./streams.ts";
@@ -18,7 +19,7 @@ const EOF = Buffer.alloc(0);
 
 // The state of a connection, as bits, and what each event does to them (+ sets, - clears):
 //
-//                        recv  recv  pau-  full  send  fin  gone  bro-  torn  watched begun
+//                        recv  recv  pau-  full  send  fin  gone  bro-  torn  begun
 //                        ended shut  sed         shut  due        ken
 //   inbox over its limit              +
 //   inbox below it again              -
@@ -33,9 +34,8 @@ const EOF = Buffer.alloc(0);
 //   send is given up                              -     -                 +
 //   reset, idle timeout   +                                   +     +
 //   both FINs             +                                   +
-//   setIdleTimeout()                                                            +
-//   part of a message                                                                  +
-//   receive ends                                                                       -
+//   part of a message                                                           +
+//   receive ends                                                                -
 export const RECV_ENDED = 1; // nothing more will come
 export const RECV_SHUT = 2; // we have shut down receiving
 export const PAUSED = 4; // Bun is not reading
@@ -45,8 +45,7 @@ export const FIN_DUE = 32; // FIN is to be sent after the outbox
 export const GONE = 64; // Bun has closed the descriptor
 export const BROKEN = 128; // the peer reset the connection, or a timeout ended it
 export const TORN = 256; // a send was given up: the peer must not see a clean end
-export const WATCHED = 512; // `setIdleTimeout` was called
-const BEGUN = 1024; // a part of the message that a call waits for has come, and may have been taken
+const BEGUN = 512; // a part of the message that a call waits for has come, and may have been taken
 
 /** A Bun socket, and its `data`: until `open`, the object that made it; from then on, its Socket. */
 export type Handle = Bun.Socket<HandleData>;
@@ -58,7 +57,6 @@ export class Rare {
   readonly outbox = new Outbox();
   timeout = Infinity;
   recvDeadline = Infinity;
-  readonly alarm: Alarm;
   /** The signal that we listen to, and whether the receive that waits may end by it. */
   signal: AbortSignal | undefined;
   abortable = false;
@@ -70,13 +68,7 @@ export class Rare {
   readable: ReadableStream<Uint8Array> | undefined;
   writable: WritableStream<Uint8Array> | undefined;
 
-  constructor(
-    ring: () => void,
-    /** Run when a turn ends in which sends were gathered. */
-    readonly flush: () => void,
-  ) {
-    this.alarm = new Alarm(ring);
-  }
+  constructor(readonly alarm: Alarm) {}
 }
 
 /** Bytes to be received only together: a message, or a fixed number. */
@@ -110,8 +102,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   abstract get remoteAddress(): Address;
   abstract poll(): number;
   protected abstract _expire(): void;
-  protected abstract _advance(): void;
-  protected abstract get _idleTimeout(): number;
+  abstract get bytesSent(): number;
+  abstract _endIdle(): void;
 
   /**
    * Waits for bytes and gives 1 to `maxBytes` of them; an empty Buffer is EOF: the peer will send
@@ -293,13 +285,12 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#deliver(this.#resolve && rejection(reason));
   }
 
-  /** Flow control: pauses Bun while this inbox, or all connections together, hold too much. */
-  protected _flow(): void {
+  /** @internal Flow control: pauses Bun while this inbox, or all connections together, hold too much. */
+  _flow(): void {
     const bits = this._bits;
     if (bits & GONE) return;
     const isOver = this.#inbox !== null && this.#inbox.length > this.#limit();
-    const isHeld =
-      waiting.isFull && (bits & WATCHED) !== 0 && !(this.#isMiddle() && mayFinish(this));
+    const isHeld = waiting.isFull && crowd.has(this) && !(this.#isMiddle() && mayFinish(this));
     const isFull = !(bits & (RECV_ENDED | BROKEN)) && (isOver || isHeld);
     if (isFull === ((bits & PAUSED) !== 0)) return;
     this._bits ^= PAUSED;
@@ -344,9 +335,10 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   // A message that has begun must be complete within the idle timeout, even if bytes move.
   #limitWhole(): void {
-    if (!(this._bits & WATCHED) || !this.#isMiddle()) return;
+    const watched = crowd.get(this);
+    if (watched === undefined || !this.#isMiddle()) return;
     const rare = this._needRare();
-    rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + this._idleTimeout);
+    rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + watched.timeout);
     rare.alarm.set(rare.recvDeadline);
   }
 
@@ -371,10 +363,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   }
 
   protected _needRare(): Rare {
-    return (this._rare ??= new Rare(
-      () => this._expire(),
-      () => this._advance(),
-    ));
+    return (this._rare ??= new Rare(new Alarm(() => this._expire())));
   }
 
   protected _error(code: string, syscall: Syscall, cause?: object | null): SocketError {
