@@ -153,10 +153,8 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   /** Resolves when `tryRecvFrom` would not return null. */
   async waitReadable(): Promise<void> {
-    while (!(this.poll() & POLLIN)) {
-      if (this.#handle === null) throw this.#error("EBADF", "recvfrom");
-      await this.#change.wait();
-    }
+    await retry(this.#change, () => this.poll() & (POLLIN | POLLNVAL) || null);
+    if (this.#handle === null) throw this.#error("EBADF", "recvfrom");
   }
 
   /** The datagrams as they come, until the socket is closed. Leaving the loop closes nothing. */

@@ -10,22 +10,11 @@
 // possible: that keeps these verbs nearly as cheap as bare callbacks.
 
 import { type Address, asWritten } from "../address.ts";
+import * as is from "./bits.ts";
 import { checkCount, checkTimeout, toBytes } from "./check.ts";
 import { crowd, watch } from "./crowd.ts";
 import { onAbort, POLLERR, POLLIN, POLLNVAL, POLLOUT, type WaitOptions } from "./readiness.ts";
-import {
-  BROKEN,
-  FIN_DUE,
-  FULL,
-  GONE,
-  type Handle,
-  type HandleData,
-  Receiving,
-  RECV_ENDED,
-  RECV_SHUT,
-  SEND_SHUT,
-  TORN,
-} from "./receiving.ts";
+import { type Handle, type HandleData, Receiving } from "./receiving.ts";
 import { writableSide } from "./streams.ts";
 import { atTurnsEnd, done, thisTurn } from "./turn.ts";
 
@@ -113,7 +102,7 @@ export class Socket extends Receiving implements Disposable {
   /** Sends what fits right now, and gives the number of those bytes: 0 when there is no room. */
   trySend(data: string | Uint8Array): number {
     // The kernel reports room only once a third of its buffer is free, so this tries to send before that.
-    if (this._bits & FULL && this.#queued()) this.#drained();
+    if (this._bits & is.FULL && this.#queued()) this.#drained();
     return this.#give(toBytes(data));
   }
 
@@ -143,7 +132,7 @@ export class Socket extends Receiving implements Disposable {
   // Gives how many bytes the kernel took, or were gathered.
   #give(bytes: Uint8Array): number {
     this._needHandle("send");
-    if (this._bits & (SEND_SHUT | GONE)) throw this.#sendError(0);
+    if (this._bits & (is.SEND_SHUT | is.GONE)) throw this.#sendError(0);
     if (bytes.length === 0) return 0;
     const turn = thisTurn();
     if (turn === this.#sentIn || this.#queued()) return this.#gather(bytes);
@@ -153,7 +142,7 @@ export class Socket extends Receiving implements Disposable {
 
   #gather(bytes: Uint8Array): number {
     const { outbox } = this._needRare();
-    if (!(this._bits & FULL)) {
+    if (!(this._bits & is.FULL)) {
       const isFirst = outbox.isEmpty;
       if (outbox.gather(bytes)) {
         if (isFirst) atTurnsEnd(() => this.#advance());
@@ -166,7 +155,7 @@ export class Socket extends Receiving implements Disposable {
 
   #write(bytes: Uint8Array, from = 0, length = bytes.length): number {
     const sent = (this._handle ?? this._rare!.lingering)!.write(bytes, from, length);
-    if (sent < length) this._bits |= FULL;
+    if (sent < length) this._bits |= is.FULL;
     if (sent < 0) return this.#meetReset();
     this.#bytesSent += sent;
     return sent;
@@ -174,7 +163,7 @@ export class Socket extends Receiving implements Disposable {
 
   // Bun reports this reset again, as an end, but not while it is paused.
   #meetReset(): never {
-    this._bits |= SEND_SHUT | BROKEN;
+    this._bits |= is.SEND_SHUT | is.BROKEN;
     this._flow();
     this._changed();
     throw this.#sendError(0);
@@ -199,8 +188,8 @@ export class Socket extends Receiving implements Disposable {
   // A send was given up: a part of the stream is missing.
   #giveUp(): void {
     // A shutdown after it is cancelled.
-    if (this._bits & FIN_DUE) this._bits &= ~(FIN_DUE | SEND_SHUT);
-    this._bits |= TORN;
+    if (this._bits & is.FIN_DUE) this._bits &= ~(is.FIN_DUE | is.SEND_SHUT);
+    this._bits |= is.TORN;
     this._changed();
   }
 
@@ -208,25 +197,25 @@ export class Socket extends Receiving implements Disposable {
     try {
       this._rare!.outbox.flush((bytes, from, length) => this.#write(bytes, from, length));
     } catch {
-      this._bits |= TORN;
+      this._bits |= is.TORN;
       this.#failSends("EPIPE");
     }
   }
 
   // Bun says that there may be room.
   #drained(): void {
-    this._bits &= ~FULL;
+    this._bits &= ~is.FULL;
     this.#advance();
     this._changed();
   }
 
   // Sends what waits. When nothing waits, sends the FIN, or ends a closed connection.
   #advance(): void {
-    if (this.#queued() && !(this._bits & FULL)) this.#flush();
+    if (this.#queued() && !(this._bits & is.FULL)) this.#flush();
     if (this.#queued()) return;
     this._rare?.lingering?.end();
-    if (!(this._bits & FIN_DUE)) return;
-    this._bits ^= FIN_DUE;
+    if (!(this._bits & is.FIN_DUE)) return;
+    this._bits ^= is.FIN_DUE;
     this._handle?.shutdown();
   }
 
@@ -247,15 +236,15 @@ export class Socket extends Receiving implements Disposable {
       throw new TypeError(`shutdown takes "read", "write" or "both", not ${Bun.inspect(how)}`);
     }
     this._needHandle(how === "read" ? "recv" : "send");
-    if (how !== "write" && !(this._bits & RECV_SHUT)) {
-      this._bits |= RECV_SHUT;
+    if (how !== "write" && !(this._bits & is.RECV_SHUT)) {
+      this._bits |= is.RECV_SHUT;
       this._failure = null;
       this.endReceiving();
       this._dropInbox();
     }
-    if (how === "read" || this._bits & (SEND_SHUT | GONE)) return;
-    if (this._bits & TORN) return this.reset();
-    this._bits |= SEND_SHUT | FIN_DUE;
+    if (how === "read" || this._bits & (is.SEND_SHUT | is.GONE)) return;
+    if (this._bits & is.TORN) return this.reset();
+    this._bits |= is.SEND_SHUT | is.FIN_DUE;
     this.#advance();
     this._changed();
   }
@@ -265,7 +254,7 @@ export class Socket extends Receiving implements Disposable {
    * is dropped, so that a `close` sends FIN and not a reset.
    */
   endReceiving(): void {
-    this._bits |= RECV_ENDED;
+    this._bits |= is.RECV_ENDED;
     this._flow(); // what comes is read, to be dropped
     this._wakeReceiver();
     this._changed();
@@ -281,7 +270,7 @@ export class Socket extends Receiving implements Disposable {
    */
   close(): void {
     if (this._handle !== null) this.#advance();
-    if (this._bits & TORN || this._rare?.outbox.isAwaited) return this.reset();
+    if (this._bits & is.TORN || this._rare?.outbox.isAwaited) return this.reset();
     this.#release((handle) => {
       if (this.#queued() || handle.end() === UNSENT) this.#linger(handle);
     });
@@ -312,7 +301,7 @@ export class Socket extends Receiving implements Disposable {
     this._handle = null;
     this._dropInbox();
     this._refuse(this._error("EBADF", "recv"));
-    if (!(this._bits & GONE)) end(handle);
+    if (!(this._bits & is.GONE)) end(handle);
     if (this._rare?.lingering) return this._changed();
     this.#failSends("EBADF");
     this.#settle();
@@ -329,7 +318,7 @@ export class Socket extends Receiving implements Disposable {
 
   // The peer's FIN.
   #ended(): void {
-    if (!(this._bits & BROKEN)) this.endReceiving(); // else a send has met a reset, and `close` follows
+    if (!(this._bits & is.BROKEN)) this.endReceiving(); // else a send has met a reset, and `close` follows
   }
 
   // Bun has closed the descriptor: both sides have sent FIN, or the connection broke.
@@ -337,20 +326,20 @@ export class Socket extends Receiving implements Disposable {
     if (this.#isOver()) return; // we ended it
     if (this._rare !== null) this._rare.lingering = null;
     let code = "EPIPE";
-    if (cause !== undefined || this._bits & BROKEN) {
+    if (cause !== undefined || this._bits & is.BROKEN) {
       // Bun reports a reset after the peer's FIN as EPIPE.
       code = cause?.code === undefined || cause.code === "EPIPE" ? "ECONNRESET" : cause.code;
-      if (!(this._bits & RECV_ENDED)) this._failure = this._error(code, "recv", cause);
-      this._bits |= BROKEN;
+      if (!(this._bits & is.RECV_ENDED)) this._failure = this._error(code, "recv", cause);
+      this._bits |= is.BROKEN;
     }
-    this._bits |= RECV_ENDED | GONE;
+    this._bits |= is.RECV_ENDED | is.GONE;
     this._wakeReceiver();
     this.#failSends(code);
     this.#settle();
   }
 
   #isOver(): boolean {
-    return (this._bits & GONE) !== 0 || (this._handle === null && !this._rare?.lingering);
+    return (this._bits & is.GONE) !== 0 || (this._handle === null && !this._rare?.lingering);
   }
 
   // The connection is over: wakes the calls that wait, and releases the timer and the signal.
@@ -444,13 +433,14 @@ export class Socket extends Receiving implements Disposable {
   poll(): number {
     if (this._handle === null) return POLLNVAL;
     const bits = this._bits;
-    const mayWrite = bits & (SEND_SHUT | GONE) || !(bits & FULL || this._rare?.outbox.isAwaited);
+    const mayWrite =
+      bits & (is.SEND_SHUT | is.GONE) || !(bits & is.FULL || this._rare?.outbox.isAwaited);
     const [input, output] = [this._hasInput() ? POLLIN : 0, mayWrite ? POLLOUT : 0];
-    return input | output | (bits & BROKEN ? POLLERR : 0);
+    return input | output | (bits & is.BROKEN ? POLLERR : 0);
   }
 
   #sendError(bytesSent: number, code?: string): Error {
-    const broken = this._bits & SEND_SHUT ? undefined : this._failure?.code;
+    const broken = this._bits & is.SEND_SHUT ? undefined : this._failure?.code;
     const error = this._error(code ?? broken ?? "EPIPE", "send");
     error.bytesSent = bytesSent;
     return error;

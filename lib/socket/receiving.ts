@@ -5,6 +5,7 @@
 import type { Address } from "../address.ts";
 import { SocketError, type Syscall } from "../errors.ts";
 import { Alarm } from "./alarm.ts";
+import * as is from "./bits.ts";
 import { checkCount } from "./check.ts";
 import { crowd } from "./crowd.ts";
 import { CHUNK, finished, Inbox, mayFinish, Outbox, rejection, waiting } from "./queues.ts";
@@ -16,36 +17,6 @@ import { atTurnsEnd, done, hasTurned, isTooMany } from "./turn.ts";
 const INBOX_LIMIT = 64 * 1024;
 
 const EOF = Buffer.alloc(0);
-
-// The state of a connection, as bits, and what each event does to them (+ sets, - clears):
-//
-//                        recv  recv  pau-  full  send  fin  gone  bro-  torn  begun
-//                        ended shut  sed         shut  due        ken
-//   inbox over its limit              +
-//   inbox below it again              -
-//   peer's FIN            +
-//   shutdown("read")      +     +     -
-//   endReceiving()        +           -
-//   kernel takes a part                     +
-//   drain                                   -
-//   shutdown("write")                             +     +
-//   outbox empty                                        -
-//   send meets a reset                -           +                 +
-//   send is given up                              -     -                 +
-//   reset, idle timeout   +                                   +     +
-//   both FINs             +                                   +
-//   part of a message                                                           +
-//   receive ends                                                                -
-export const RECV_ENDED = 1; // nothing more will come
-export const RECV_SHUT = 2; // we have shut down receiving
-export const PAUSED = 4; // Bun is not reading
-export const FULL = 8; // the kernel did not take all we wrote, and has not reported room since
-export const SEND_SHUT = 16; // sending fails: EPIPE
-export const FIN_DUE = 32; // FIN is to be sent after the outbox
-export const GONE = 64; // Bun has closed the descriptor
-export const BROKEN = 128; // the peer reset the connection, or a timeout ended it
-export const TORN = 256; // a send was given up: the peer must not see a clean end
-const BEGUN = 512; // a part of the message that a call waits for has come, and may have been taken
 
 /** A Bun socket, and its `data`: until `open`, the object that made it; from then on, its Socket. */
 export type Handle = Bun.Socket<HandleData>;
@@ -157,7 +128,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   /** Puts received bytes back: the next `recv` gives them again, before any others. */
   unrecv(bytes: Buffer): void {
-    if (this._handle === null || this._bits & RECV_SHUT || bytes.length === 0) return;
+    if (this._handle === null || this._bits & is.RECV_SHUT || bytes.length === 0) return;
     const rest = this.#inbox;
     this.#inbox = new Inbox(bytes);
     if (rest !== null) this.#inbox.push(rest.take(rest.length));
@@ -198,7 +169,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#resolve = resolve;
     this.#most = most;
     this.#whole = whole;
-    if (this._bits & PAUSED) this._flow(); // more may come now
+    if (this._bits & is.PAUSED) this._flow(); // more may come now
     if (signal || this._rare !== null) this.#limitReceive(signal);
     this.#limitWhole();
     return promise;
@@ -207,7 +178,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   // The non-blocking core: null while nothing is there and more may come.
   #take(most: number): Buffer | null {
     this._needHandle("recv");
-    if (this.#inbox === null) return this._bits & RECV_ENDED ? this.#end() : null;
+    if (this.#inbox === null) return this._bits & is.RECV_ENDED ? this.#end() : null;
     const chunk = this.#inbox.take(most);
     this.#taken();
     return chunk;
@@ -219,8 +190,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const given = inbox === null ? null : take(inbox);
     if (inbox !== null) this.#taken();
     if (given !== null) return given;
-    if (inbox !== null) this._bits |= BEGUN;
-    if (!(this._bits & RECV_ENDED)) return null;
+    if (inbox !== null) this._bits |= is.BEGUN;
+    if (!(this._bits & is.RECV_ENDED)) return null;
     if (this.#inbox === null && this.#end()) return end;
     const partial = inbox!.take(inbox!.length);
     this.#inbox = null;
@@ -229,7 +200,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   #taken(): void {
     if (this.#inbox!.length === 0) this.#inbox = null;
-    if (this._bits & PAUSED) this._flow();
+    if (this._bits & is.PAUSED) this._flow();
   }
 
   #end(): Buffer {
@@ -247,7 +218,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   protected _received(chunk: Buffer): void {
     hasTurned();
     this.#bytesReceived += chunk.length;
-    if (this._bits & RECV_ENDED) return; // we ended receiving: it is dropped
+    if (this._bits & is.RECV_ENDED) return; // we ended receiving: it is dropped
     const goesStraight = this.#inbox === null && this.#whole === null;
     if (goesStraight && this.#resolve !== null && chunk.length <= this.#most) {
       this.#deliver(chunk); // uncopied
@@ -275,7 +246,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   #deliver(given: unknown): void {
     const resolve = this.#resolve;
     this.#resolve = this.#whole = null;
-    this._bits &= ~BEGUN;
+    this._bits &= ~is.BEGUN;
     if (waiting.isFull) finished(this);
     resolve?.(given);
     if (this.#inbox !== null) this._changed(); // what is left is for others
@@ -288,19 +259,19 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   /** @internal Flow control: pauses Bun while this inbox, or all connections together, hold too much. */
   _flow(): void {
     const bits = this._bits;
-    if (bits & GONE) return;
+    if (bits & is.GONE) return;
     const isOver = this.#inbox !== null && this.#inbox.length > this.#limit();
     const isHeld = waiting.isFull && crowd.has(this) && !(this.#isMiddle() && mayFinish(this));
-    const isFull = !(bits & (RECV_ENDED | BROKEN)) && (isOver || isHeld);
-    if (isFull === ((bits & PAUSED) !== 0)) return;
-    this._bits ^= PAUSED;
+    const isFull = !(bits & (is.RECV_ENDED | is.BROKEN)) && (isOver || isHeld);
+    if (isFull === ((bits & is.PAUSED) !== 0)) return;
+    this._bits ^= is.PAUSED;
     if (isFull) this._handle?.pause();
     else (this._handle ?? this._rare?.lingering)?.resume();
   }
 
   // Whether a part of the message that a call waits for has come.
   #isMiddle(): boolean {
-    return this.#whole !== null && (this.#inbox !== null || (this._bits & BEGUN) !== 0);
+    return this.#whole !== null && (this.#inbox !== null || (this._bits & is.BEGUN) !== 0);
   }
 
   // How much the inbox may hold: more while a call waits for a longer message.
@@ -309,7 +280,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   }
 
   protected _hasInput(): boolean {
-    return (this._bits & RECV_ENDED) !== 0 || (this.#inbox !== null && this.#resolve === null);
+    return (this._bits & is.RECV_ENDED) !== 0 || (this.#inbox !== null && this.#resolve === null);
   }
 
   protected _dropInbox(): void {

@@ -87,12 +87,9 @@ export class ServerSocket implements Disposable, AsyncIterable<Socket> {
 
   /** Resolves when `tryAccept` would not return null. */
   async waitReadable(options?: WaitOptions): Promise<void> {
-    const ready = () => {
-      if (this.#closed) throw this.#closedError();
-      return this.poll() & POLLIN ? true : null;
-    };
     if (this.#isKnown) await done();
-    await retry(this.#change, ready, options);
+    await retry(this.#change, () => this.poll() || null, options);
+    if (this.#closed) throw this.#closedError();
     this.#isKnown = true;
   }
 
