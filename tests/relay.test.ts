@@ -272,6 +272,7 @@ const headers: [string, Buffer, object][] = [
   ["2, LOCAL", hex(`${SIGNATURE} 20 00 0000`), nobody],
   ["2, LOCAL with addresses", hex(`${SIGNATURE} 20 11 000c c0000207 c0000201 dc04 01bb`), nobody],
   ["2, LOCAL of a family, without addresses", hex(`${SIGNATURE} 20 11 0000`), nobody],
+  ["2, LOCAL of an unknown family", hex(`${SIGNATURE} 20 41 0000`), nobody],
   ["2, LOCAL with rubbish", hex(`${SIGNATURE} 20 00 0003 ffffff`), nobody],
   ["2, UNSPEC", hex(`${SIGNATURE} 21 00 0000`), nobody],
   ["2, a Unix-domain socket", hex(`${SIGNATURE} 21 31 00d8 ${"2f".repeat(216)}`), nobody],
@@ -302,6 +303,7 @@ const refused: [string, Buffer, RegExp][] = [
   ["a signature that breaks off", hex("0d0a0d0a00 47"), /no PROXY header/],
   ...[
     "PROXY TCP5 192.0.2.7 192.0.2.1 1 2",
+    "PROXY tcp4 192.0.2.7 192.0.2.1 1 2",
     "PROXY TCP4 192.0.2.7 192.0.2.1 1",
     "PROXY TCP4 192.0.2.7 192.0.2.1 1 2 3",
     "PROXY TCP4  192.0.2.7 192.0.2.1 1 2",
