@@ -153,6 +153,7 @@ export class DatagramSocket implements Disposable, AsyncIterable<Datagram> {
 
   /** Resolves when `tryRecvFrom` would not return null. */
   async waitReadable(): Promise<void> {
+    await done();
     await retry(this.#change, () => this.poll() & (POLLIN | POLLNVAL) || null);
     if (this.#handle === null) throw this.#error("EBADF", "recvfrom");
   }

@@ -65,9 +65,7 @@ export function delimited(
       const atLeast = end < 0 ? inbox.length - mark.length + 1 : end;
       if (atLeast > maxBytes) return "EMSGSIZE";
       if (end < 0) return null;
-      const message = inbox.take(end);
-      inbox.take(mark.length);
-      return message;
+      return inbox.take(end + mark.length).subarray(0, end);
     },
     most: maxBytes + mark.length,
   };

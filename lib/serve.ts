@@ -113,7 +113,7 @@ export async function serve(
     const began = performance.now();
     let isCheck = false; // by the proxy, which may break it off at any time: not logged
     let failure: unknown;
-    let front = 0; // bytes of the headers
+    let [front, isServed] = [0, false]; // bytes of the headers; whether the handler has begun
     handled.add(conn);
     try {
       conn.setIdleTimeout(idleTimeout > 0 ? idleTimeout * 1000 : Infinity);
@@ -123,11 +123,11 @@ export async function serve(
         isCheck = header.source === null;
         front += header.length;
       }
+      isServed = true;
       await handle(conn, signal);
     } catch (error) {
-      if (!isMeant(error, conn, signal)) {
-        const { code } = Object(error);
-        if (!isCheck || (code !== "ECONNRESET" && code !== "EPIPE")) onError(error);
+      if (!isMeant(error, conn, signal, isServed)) {
+        if (!isCheck || !/^(ECONNRESET|EPIPE)$/.test(Object(error).code)) onError(error);
         conn.reset();
         failure = error;
       }
@@ -188,11 +188,12 @@ export function log(line: string): void {
 }
 
 // Whether a handler threw because it closed or reset the connection itself, or because the signal ended its wait
-// or cut off a message or a header.
-function isMeant(error: unknown, conn: Socket, signal: AbortSignal): boolean {
+// or cut off a message, or a header before the handler began.
+function isMeant(error: unknown, conn: Socket, signal: AbortSignal, isServed: boolean): boolean {
   const code = error instanceof SocketError ? error.code : "";
   if (code === "EBADF") return conn.poll() === POLLNVAL;
-  return isAbort(error, signal) || (signal.aborted && /^(EINCOMPLETE|EPROTO|EACCES)$/.test(code));
+  const cutOff = isServed ? /^EINCOMPLETE$/ : /^(EPROTO|EACCES)$/;
+  return isAbort(error, signal) || (signal.aborted && cutOff.test(code));
 }
 
 // close() while the client still sends would reset the connection, and the client could lose the reply. So our FIN

@@ -96,7 +96,8 @@ export async function startThreads(script: string, options: ThreadOptions): Prom
     onError(`a thread has died (${why}); another takes its place`);
     const wait = Math.max(0, (restarted[slot] ?? -Infinity) + RESTART_MS - performance.now());
     restarted[slot] = performance.now() + wait;
-    pool[slot] = Bun.sleep(wait).then(() => start(slot));
+    // If it cannot start, `then` makes that end the program, also when a client waits for it.
+    void (pool[slot] = Bun.sleep(wait).then(() => start(slot))).then();
   };
   const pool = Array.from({ length: threads }, (_, slot) => start(slot));
   await Promise.race(pool);

@@ -101,7 +101,7 @@ export class WebSocketConnection implements AsyncIterable<Message> {
     this.#signal = signal;
     const joined = new Inbox();
     const take = frames.splitter(isServer, checkCount("maxBytes", maxBytes, 1), joined);
-    conn.closed.then(() => joined.take(Infinity)); // what waits is counted
+    conn._keepIn(joined);
     this.#frame = { take, end: END, most: maxBytes + frames.MAX_FRONT };
   }
 

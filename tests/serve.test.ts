@@ -7,6 +7,7 @@ import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 
 import { delimited, lengthPrefixed, messages, sendMessage } from "../lib/framing.ts";
 import { encodeProxyHeader, type ProxyHeader } from "../lib/relay.ts";
+import { SocketError } from "../lib/errors.ts";
 import { type Handler, serve, type ServeOptions } from "../lib/serve.ts";
 import { connect, listen, type ServerSocket, type Socket, socketpair } from "../lib/socket.ts";
 import { waiting } from "../lib/socket/queues.ts";
@@ -268,6 +269,21 @@ describe("when the signal comes", () => {
     conn.close();
     await service.over;
     expect(service.told).toEqual([]);
+  });
+
+  test("a handler's own protocol error after it resets, and is told", async () => {
+    const wrong = new SocketError("EPROTO", "recv", { host: "192.0.2.1", port: 1 });
+    const service = new Service(async (conn, signal) => {
+      await conn.sendAll("half");
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      throw wrong;
+    });
+    using conn = await service.connect();
+    expect(String(await conn.recvExactly(4))).toBe("half");
+    service.stop();
+    await fails(conn.recv(1), "ECONNRESET");
+    await service.over;
+    expect(service.told).toEqual([wrong]);
   });
 
   test("a client in the middle of a message sees an end, and nobody is warned", async () => {

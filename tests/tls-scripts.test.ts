@@ -38,6 +38,7 @@ const both = file("both.pem", own.cert + own.key);
 const other = file("other.key", makeCertificate("localhost").key);
 const junk = file("junk.pem", "no PEM at all\n");
 const nowhere = join(folder, "nowhere.pem");
+const cut = file("cut.pem", own.cert + own.cert.slice(0, 200)); // as a file that is still being written
 const flags = ["--port", "0", "--tls-cert", cert, "--tls-key", key];
 
 /** Sends bytes to a TLS echo server, and compares what comes back. */
@@ -75,6 +76,11 @@ describe("flags", () => {
       "a certificate that is none",
       `${junk} holds no certificate in PEM`,
       ["--tls-cert", junk, "--tls-key", key],
+    ],
+    [
+      "a chain that is cut off",
+      `${cut} holds no certificate in PEM`,
+      ["--tls-cert", cut, "--tls-key", key],
     ],
     [
       "a key that is none",

@@ -83,8 +83,12 @@ function readServerTls(certFile: string, keyFile: string): ServerTls {
   throw new Error(`${keyFile} is not the key of ${certFile}`);
 }
 
+// `X509Certificate` reads the first certificate only; the others are the chain.
+const chain = (cert: string) =>
+  require("node:tls").createSecureContext({ cert }) && new (crypto().X509Certificate)(cert);
+
 function readCertificate(file: string) {
-  return readPem(file, "certificate", (pem) => new (crypto().X509Certificate)(pem));
+  return readPem(file, "certificate", chain);
 }
 
 function readPem<T>(file: string, what: string, parse: (pem: string) => T): [pem: string, T] {

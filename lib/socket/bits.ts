@@ -1,6 +1,6 @@
 // The state of a connection, as bits, and what each event does to them (+ sets, - clears):
 //
-//                        recv  recv  pau-  full  send  fin  gone  bro-  torn  begun
+//                        recv  recv  pau-  full  send  fin  gone  bro-  torn
 //                        ended shut  sed         shut  due        ken
 //   inbox over its limit              +
 //   inbox below it again              -
@@ -15,8 +15,6 @@
 //   send is given up                              -     -                 +
 //   reset, idle timeout   +                                   +     +
 //   both FINs             +                                   +
-//   part of a message                                                           +
-//   receive ends                                                                -
 export const RECV_ENDED = 1; // nothing more will come
 export const RECV_SHUT = 2; // we have shut down receiving
 export const PAUSED = 4; // Bun is not reading
@@ -26,4 +24,3 @@ export const FIN_DUE = 32; // FIN is to be sent after the outbox
 export const GONE = 64; // Bun has closed the descriptor
 export const BROKEN = 128; // the peer reset the connection, or a timeout ended it
 export const TORN = 256; // a send was given up: the peer must not see a clean end
-export const BEGUN = 512; // a part of the message that a call waits for has come, and may have been taken

@@ -28,6 +28,9 @@ export class Rare {
   readonly outbox = new Outbox();
   timeout = Infinity;
   recvDeadline = Infinity;
+  /** Where parts of a message wait that were taken before it was whole, and when it has to be whole. */
+  kept: Inbox | undefined;
+  wholeDeadline = Infinity;
   /** The signal that we listen to, and whether the receive that waits may end by it. */
   signal: AbortSignal | undefined;
   abortable = false;
@@ -115,6 +118,11 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     return this.#receive(whole.most, options?.signal, whole);
   }
 
+  /** @internal Parts of a message wait in `kept`; a `close` drops them. */
+  _keepIn(kept: Inbox): void {
+    this._needRare().kept = kept;
+  }
+
   /** Gives up to `maxBytes` that have come; null when none have yet, an empty Buffer at EOF. */
   tryRecv(maxBytes: number): Buffer | null {
     const most = checkCount("maxBytes", maxBytes, 1);
@@ -171,6 +179,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this.#whole = whole;
     if (this._bits & is.PAUSED) this._flow(); // more may come now
     if (signal || this._rare !== null) this.#limitReceive(signal);
+    if (this._rare !== null && !this.#keeps()) this._rare.wholeDeadline = Infinity;
     this.#limitWhole();
     return promise;
   }
@@ -190,7 +199,6 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const given = inbox === null ? null : take(inbox);
     if (inbox !== null) this.#taken();
     if (given !== null) return given;
-    if (inbox !== null) this._bits |= is.BEGUN;
     if (!(this._bits & is.RECV_ENDED)) return null;
     if (this.#inbox === null && this.#end()) return end;
     const partial = inbox!.take(inbox!.length);
@@ -246,8 +254,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   #deliver(given: unknown): void {
     const resolve = this.#resolve;
     this.#resolve = this.#whole = null;
-    this._bits &= ~is.BEGUN;
-    if (waiting.isFull) finished(this);
+    if (waiting.isFull && !this.#keeps()) finished(this);
     resolve?.(given);
     if (this.#inbox !== null) this._changed(); // what is left is for others
   }
@@ -271,7 +278,11 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   // Whether a part of the message that a call waits for has come.
   #isMiddle(): boolean {
-    return this.#whole !== null && (this.#inbox !== null || (this._bits & is.BEGUN) !== 0);
+    return this.#whole !== null && (this.#inbox !== null || this.#keeps());
+  }
+
+  #keeps(): boolean {
+    return (this._rare?.kept?.length ?? 0) > 0;
   }
 
   // How much the inbox may hold: more while a call waits for a longer message.
@@ -285,6 +296,7 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
 
   protected _dropInbox(): void {
     this.#inbox?.take(this.#inbox.length);
+    this._rare?.kept?.take(Infinity);
     this.#inbox = null;
   }
 
@@ -309,7 +321,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const watched = crowd.get(this);
     if (watched === undefined || !this.#isMiddle()) return;
     const rare = this._needRare();
-    rare.recvDeadline = Math.min(rare.recvDeadline, performance.now() + watched.timeout);
+    rare.wholeDeadline = Math.min(rare.wholeDeadline, performance.now() + watched.timeout);
+    rare.recvDeadline = Math.min(rare.recvDeadline, rare.wholeDeadline);
     rare.alarm.set(rare.recvDeadline);
   }
 

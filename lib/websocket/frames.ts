@@ -79,17 +79,18 @@ export function closeOf(payload: Buffer): { code: number; reason: string } {
   return { code, reason: textOf(payload.subarray(2)) };
 }
 
-/** A control frame, or a whole message with its fragments joined. */
+/** A control frame, or a whole message with its fragments joined; `MORE` for a fragment that is not the last. */
 export type Frame = { opcode: number; payload: Buffer };
 
 /**
- * Makes a function for one connection, which takes the next message or control frame out of the received bytes.
- * It gives null while that is incomplete; fragments wait in `joined`, copied, until the last one comes.
- * `isMasked`: whether the peer has to mask its frames. It throws a `Breach`, and must not be called again after that.
+ * Makes a function for one connection, which takes the next frame out of the received bytes. It gives null
+ * while the frame is incomplete, and takes nothing then; fragments wait in `joined`, copied, until the last one
+ * comes. `isMasked`: whether the peer has to mask its frames. It throws a `Breach`, and must not be called again
+ * after that.
  */
 export function splitter(isMasked: boolean, maxBytes: number, joined: Inbox) {
   let begun = 0; // the opcode of the message whose fragments wait
-  const next = (inbox: Inbox): Frame | null => {
+  return (inbox: Inbox): Frame | null => {
     if (inbox.length < 2) return null;
     const head = inbox.readUInt(2);
     const isLast = head >= 0x8000;
@@ -122,11 +123,5 @@ export function splitter(isMasked: boolean, maxBytes: number, joined: Inbox) {
     const whole = { opcode: begun, payload: joined.take(Infinity) };
     begun = 0;
     return whole;
-  };
-  return (inbox: Inbox): Frame | null => {
-    for (;;) {
-      const frame = next(inbox);
-      if (frame?.opcode !== MORE) return frame;
-    }
   };
 }

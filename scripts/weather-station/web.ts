@@ -68,7 +68,7 @@ export function serveWeb(
 
 // Without a Host field, or with a wrong one, `request.url` is no URL.
 function queryOf({ url }: Request): URLSearchParams {
-  return new URLSearchParams(url.split("?")[1]);
+  return new URLSearchParams(url.replace(/^[^?]*/, ""));
 }
 
 function refuse(status: number, why: string): Response {
