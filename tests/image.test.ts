@@ -59,7 +59,9 @@ describe.skipIf(!works)(
   `the image${works ? "" : ` (skipped: ${engine} does not work here)`}`,
   () => {
     beforeAll(removeLeftOver);
-    beforeAll(() => untilBuilt(() => new Process([engine, "build", "-t", tag, root])));
+    // The label makes this another image than those of other runs, so that they do not remove it.
+    const label = ["--label", `test=${tag}`];
+    beforeAll(() => untilBuilt(() => new Process([engine, "build", "-t", tag, ...label, root])));
     afterAll(() => {
       for (const name of started) Bun.spawnSync([engine, "rm", "-f", name]);
       Bun.spawnSync([engine, "rmi", "-f", tag]);
