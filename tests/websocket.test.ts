@@ -349,13 +349,15 @@ describe("messages", () => {
     const before = waiting.limit;
     waiting.limit = waiting.bytes + MIB;
     const part = pattern(450_000);
-    const got = pairs.map(async ({ ours, conn, raw }) => {
+    const got = pairs.map(async ({ ours, conn }) => {
       conn.setIdleTimeout(10_000);
-      const first = ours[Symbol.asyncIterator]().next();
-      await raw.sendAll(frame(BINARY, part, open));
-      await raw.sendAll(Buffer.concat([frame(PING), frame(MORE, part)]));
-      return (await first).value;
+      return (await ours[Symbol.asyncIterator]().next()).value;
     });
+    for (const { raw } of pairs) await raw.sendAll(frame(BINARY, part, open));
+    while (!waiting.isFull) await turn();
+    for (const { raw } of pairs) await raw.sendAll(frame(PING));
+    for (const { raw } of pairs) expect((await recvFrame(raw)).opcode).toBe(PONG);
+    for (const { raw } of pairs) await raw.sendAll(frame(MORE, part));
     for (const message of await Promise.all(got)) expect(message).toHaveLength(900_000);
     waiting.limit = before;
     for (const pair of pairs) pair[Symbol.dispose]();
