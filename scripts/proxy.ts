@@ -54,8 +54,8 @@ using server = listen({ host, port, signal, tls: serverTls(flags) });
 print(`listening on ${formatAddress(server.address)}`);
 // A connection takes two descriptors. `pass` reads the PROXY header itself, to pass its addresses on.
 const options = { ...flags, descriptors: 2, acceptProxy: false };
-const told = new Set<unknown>(); // errors that the line about their connection has named
-const onError = (error: unknown) => void (told.delete(error) || warn(error));
+const told = new WeakSet<object>(); // errors that the line about their connection has named
+const onError = (error: unknown) => void (told.has(Object(error)) || warn(error));
 await serve(server, pass, { ...options, signal, onError });
 
 async function pass(client: Socket): Promise<void> {
@@ -84,6 +84,6 @@ async function pass(client: Socket): Promise<void> {
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   await print(`${ends}: ${there} bytes there, ${client.bytesSent} back, ${seconds} s, ${how}`);
   if (broken === undefined) return;
-  told.add(broken);
-  throw broken; // for --log
+  told.add(Object(broken));
+  throw broken; // so that --log says how it ended, too
 }

@@ -60,7 +60,7 @@ async function receive(): Promise<void> {
     replied.resolve();
   }
   if (signal.aborted) process.exit(0); // do not wait for the keyboard
-  if (closing) return;
+  if (closing) return; // all replies are here: how the server ends does not matter
   const { code, reason } = socket.peerClose!;
   const why = `${code} ${reason}`.trim().replace(/\p{Cc}/gu, "?"); // no control characters on our terminal
   await fail(`${name} has closed the connection: ${why}`);

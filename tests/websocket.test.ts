@@ -321,28 +321,23 @@ describe("messages", () => {
     expect(seen.size).toBe(3);
   });
 
-  test("one in fragments has the idle timeout as a whole, however often a fragment comes", async () => {
-    using both = await served();
-    both.conn.setIdleTimeout(200);
-    const receiving = all(both.ours);
-    receiving.catch(() => {});
-    await both.raw.sendAll(frame(TEXT, "x", open));
-    const dribbling = setInterval(() => both.raw.trySend(frame(MORE, "x", open)), 20);
-    await fails(receiving, "ETIMEDOUT");
-    clearInterval(dribbling);
-    expect(both.conn.bytesReceived).toBeGreaterThan(request().length + 3 * frame(MORE, "x").length);
-  });
-
-  test("one in fragments has its time as a whole also with pings between them", async () => {
-    using both = await served();
-    both.conn.setIdleTimeout(300);
-    const receiving = all(both.ours);
-    receiving.catch(() => {});
-    await both.raw.sendAll(frame(TEXT, "x", open));
-    const pings = setInterval(() => both.raw.trySend(frame(PING)), 20);
-    await fails(receiving, "ETIMEDOUT");
-    clearInterval(pings);
-  });
+  test.each([
+    ["a fragment", frame(MORE, "x", open)],
+    ["a ping", frame(PING)],
+  ])(
+    "one in fragments has the idle timeout as a whole, however often %s comes",
+    async (_, bytes) => {
+      using both = await served();
+      both.conn.setIdleTimeout(300);
+      const receiving = all(both.ours);
+      receiving.catch(() => {});
+      await both.raw.sendAll(frame(TEXT, "x", open));
+      const dribbling = setInterval(() => both.raw.trySend(bytes), 20);
+      await fails(receiving, "ETIMEDOUT");
+      clearInterval(dribbling);
+      expect(both.conn.bytesReceived).toBeGreaterThan(request().length + 3 * bytes.length);
+    },
+  );
 
   test("above the limit for all connections, messages in fragments with pings between are completed", async () => {
     const pairs = [await served(), await served(), await served()];

@@ -69,17 +69,11 @@ function less(bytes: number): void {
 
 /** Received bytes in one piece of memory: kept as they came, copied only when more bytes follow. */
 export class Inbox {
-  #bytes: Buffer;
+  #bytes: Buffer = NOTHING;
   #start = 0;
-  #end: number;
+  #end = 0;
   #mark: Buffer | null = null; // what was searched for last, and up to where
   #searched = 0;
-
-  constructor(first: Buffer = NOTHING) {
-    this.#bytes = first;
-    this.#end = first.length;
-    more(first.length);
-  }
 
   get length(): number {
     return this.#end - this.#start;

@@ -47,7 +47,7 @@ export class Rare {
 
 /** Bytes to be received only together: a message, or a fixed number. */
 export interface Whole<T> {
-  /** Takes the whole out of the inbox; null if it is not there yet. It may take and keep parts of it. */
+  /** Takes the whole out of the inbox; null if it is not there yet. */
   take(inbox: Inbox): T | null;
   /** What is given at EOF. EOF in the middle is `EINCOMPLETE`. */
   end: T;
@@ -138,7 +138,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
   unrecv(bytes: Buffer): void {
     if (this._handle === null || this._bits & is.RECV_SHUT || bytes.length === 0) return;
     const rest = this.#inbox;
-    this.#inbox = new Inbox(bytes);
+    this.#inbox = new Inbox();
+    this.#inbox.push(bytes);
     if (rest !== null) this.#inbox.push(rest.take(rest.length));
     this._wakeReceiver();
     this._changed();
@@ -197,10 +198,9 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     this._needHandle("recv");
     const inbox = this.#inbox;
     const given = inbox === null ? null : take(inbox);
-    if (inbox !== null) this.#taken();
-    if (given !== null) return given;
-    if (!(this._bits & is.RECV_ENDED)) return null;
-    if (this.#inbox === null && this.#end()) return end;
+    if (given !== null) this.#taken();
+    if (given !== null || !(this._bits & is.RECV_ENDED)) return given;
+    if (inbox === null && this.#end()) return end;
     const partial = inbox!.take(inbox!.length);
     this.#inbox = null;
     throw this.#incomplete(partial);
@@ -232,8 +232,8 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
       this.#deliver(chunk); // uncopied
       return waiting.isFull ? this._flow() : undefined;
     }
-    if (this.#inbox === null) this.#inbox = new Inbox(chunk);
-    else this.#inbox.push(chunk, this.#limit());
+    this.#inbox ??= new Inbox();
+    this.#inbox.push(chunk, this.#limit());
     this._wakeReceiver();
     this._flow();
     this._changed();
