@@ -225,13 +225,14 @@ function failure({ name, args, closed }: Call, error: any): [result: string, err
 
 /** The bytes that the call sent or received. */
 function moved({ on, name, args }: Call, outcome: any, failed: boolean): Partial<TracedCall> {
-  if (isSend(name) && isData(args[0])) {
+  // Of a send that was given up, nobody knows how much has left.
+  if (isSend(name) && isData(args[0]) && (!failed || outcome instanceof SocketError)) {
     const all = Buffer.from(args[0]);
-    const taken = failed ? (outcome?.bytesSent ?? 0) : outcome === false ? 0 : all.length;
+    const taken = failed ? (outcome.bytesSent ?? 0) : outcome === false ? 0 : all.length;
     const bytes = typeof outcome === "number" && name !== "sendAll" ? outcome : taken;
-    const peer = args[1] ?? (on as { peer?: Address } | null)?.peer;
+    const peer = show(args[1] ?? (on as { peer?: Address } | null)?.peer) || undefined;
     const sign = name === "unrecv" ? -1 : 1; // it undoes a recv
-    return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer: peer && show(peer) };
+    return { bytes: sign * bytes, data: content(all.subarray(0, bytes)), peer };
   }
   const { preface } = (args[0] ?? {}) as { preface?: Uint8Array }; // of connect
   if (preface && !failed) return { bytes: preface.length, data: content(preface) };

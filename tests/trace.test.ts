@@ -147,6 +147,7 @@ test("in JSON, too, an abort and an end are no errors; what is one has its code"
     startTrace("json", (line) => console.log(line));
     await near.recv(10, { signal: AbortSignal.timeout(5) }).catch(quiet);
     await near.recv(10, { signal: AbortSignal.abort({ any: "thing" }) }).catch(quiet);
+    await near.sendAll("early", { signal: AbortSignal.abort() }).catch(quiet);
     await near.recv(0).catch(quiet);
     near.setTimeout(5);
     await near.recv(10).catch(quiet);
@@ -167,12 +168,15 @@ test("in JSON, too, an abort and an end are no errors; what is one has its code"
   expect(receives.map(({ result, error }) => [result, error])).toEqual([
     ["aborted (TimeoutError)", undefined],
     ['aborted ({ any: "thing" })', undefined],
+    ["aborted", undefined],
     [expect.stringContaining("maxBytes"), "RangeError"],
     ["ETIMEDOUT", "ETIMEDOUT"],
     ["closed", undefined],
     ["EOF", undefined],
     ["EPIPE", "EPIPE"],
   ]);
+  expect(receives.filter(({ peer }) => peer !== undefined)).toEqual([]); // a peer is a datagram's
+  expect(receives.map(({ bytes }) => bytes).filter(Number.isInteger)).toEqual([0, 0]); // EOF, EPIPE
 });
 
 test("--trace=live also tells of a call that waits, before it returns", async () => {
