@@ -175,6 +175,19 @@ describe.each([[[]], [["--relay"]]])("threads %p", (mode: string[]) => {
     expect(server.stderr).toContain("a thread could not start");
     expect(server.stderr).toContain("not today");
   });
+
+  test("so does one that cannot start again, also while a client waits for it", async () => {
+    await using server = faulty("--mortal", ...mode);
+    const port = await server.port();
+    using doomed = await connect({ port });
+    await ask(doomed, "hello");
+    await doomed.sendAll("die");
+    await recvAll(doomed).catch(() => {});
+    const waiting = connect({ port }).then(recvAll); // only the relay listens until then
+    waiting.catch(() => {}); // it ends with the program
+    expect(await server.exit(), server.stderr).toBe(1);
+    expect(server.stderr).toContain("a thread could not start: not today");
+  });
 });
 
 test("with port 0, nobody else can take the port while the threads start", async () => {
