@@ -12,12 +12,12 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { SocketError } from "../lib/errors.ts";
 import { serve } from "../lib/serve.ts";
 import { connect, listen, type Socket } from "../lib/socket.ts";
-import { defaultPorts, PATIENCE_MS, Process, recvAll, root, turn } from "./helpers.ts";
+import { alone, PATIENCE_MS, Process, recvAll, root, turn } from "./helpers.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
 let ports: Disposable; // examples have port numbers in them
-beforeAll(async () => void (ports = await defaultPorts()), 200_000);
+beforeAll(async () => void (ports = await alone("default ports")), 200_000);
 afterAll(() => ports[Symbol.dispose]());
 
 const folder = mkdtempSync(join(tmpdir(), "examples-"));

@@ -240,15 +240,6 @@ export function script(
   return new Process([process.execPath, "run", `scripts/${name}.ts`, ...flags], env);
 }
 
-/** Builds an image, with up to five tries: another run of the tests may remove the same layers meanwhile. */
-export async function untilBuilt(build: () => Process): Promise<void> {
-  for (let tries = 5; ; tries--) {
-    await using building = build();
-    if ((await building.exit()) === 0) return;
-    if (tries === 1) throw new Error(building.stderr);
-  }
-}
-
 /** A folder that is removed with all that is in it. */
 export function temporaryFolder(): Disposable & { path: string } {
   const path = mkdtempSync(join(tmpdir(), "sockets-"));
@@ -403,12 +394,12 @@ export async function untilRefused(port: number): Promise<void> {
   }
 }
 
-/**
- * For tests that run documented commands, which use default ports: waits until no other run of the tests
- * on this machine does so. To be disposed of afterwards.
- */
-export async function defaultPorts(): Promise<Disposable> {
-  const port = 4099; // a lock: no script uses this port
+/** What only one run of the tests on a machine does at a time: the port is the lock, and no script uses it. */
+const LOCKS = { "default ports": 4099, containers: 4098 };
+
+/** Waits until no other run of the tests on this machine uses this. To be disposed of afterwards. */
+export async function alone(what: keyof typeof LOCKS): Promise<Disposable> {
+  const port = LOCKS[what];
   for (;;) {
     try {
       return listen({ port });

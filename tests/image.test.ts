@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 
 import { connect } from "../lib/socket.ts";
 import { makeCertificate } from "../scripts/secure/certificate.ts";
-import { PATIENCE_MS, Process, report, root, scripts, untilBuilt } from "./helpers.ts";
+import { alone, PATIENCE_MS, Process, report, root, scripts } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
@@ -42,11 +42,8 @@ async function run(inside: number, args: string[], flags: string[] = []) {
 
 /** Removes the containers of runs that were killed, and so could not do it themselves. */
 async function removeLeftOver(): Promise<void> {
-  const all = await done("ps", "-a", "--filter", "name=sockets-test-", "--format", "{{.Names}}");
-  for (const [name, pid] of all.matchAll(/^sockets-test-(\d+)-.*$/gm)) {
-    const command = Bun.file(`/proc/${pid}/cmdline`); // empty, or not there: the run has ended
-    if ((await command.text().catch(() => "")) === "") await call("rm", "-f", name);
-  }
+  const left = await done("ps", "-aq", "--filter", "name=sockets-test-");
+  for (const id of left.split("\n").filter(Boolean)) await call("rm", "-f", id);
 }
 
 async function echo(port: number, text: string): Promise<string> {
@@ -58,13 +55,14 @@ async function echo(port: number, text: string): Promise<string> {
 describe.skipIf(!works)(
   `the image${works ? "" : ` (skipped: ${engine} does not work here)`}`,
   () => {
+    let lock: Disposable;
+    beforeAll(async () => void (lock = await alone("containers")), 200_000);
     beforeAll(removeLeftOver);
-    // The label makes this another image than those of other runs, so that they do not remove it.
-    const label = ["--label", `test=${tag}`];
-    beforeAll(() => untilBuilt(() => new Process([engine, "build", "-t", tag, ...label, root])));
+    beforeAll(async () => void (await done("build", "-t", tag, root)));
     afterAll(() => {
       for (const name of started) Bun.spawnSync([engine, "rm", "-f", name]);
       Bun.spawnSync([engine, "rmi", "-f", tag]);
+      lock[Symbol.dispose]();
     });
 
     test("echoes on 4000 by default, as a user who is not root", async () => {

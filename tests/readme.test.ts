@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 
 import { connect, listen } from "../lib/socket.ts";
 import {
-  defaultPorts,
+  alone,
   freePort,
   PATIENCE_MS,
   Postgres,
@@ -27,13 +27,12 @@ import {
   testPostgres,
   testWith,
   turn,
-  untilBuilt,
 } from "./helpers.ts";
 
 setDefaultTimeout(3 * PATIENCE_MS);
 
 let ports: Disposable;
-beforeAll(async () => void (ports = await defaultPorts()), 200_000);
+beforeAll(async () => void (ports = await alone("default ports")), 200_000);
 afterAll(() => ports[Symbol.dispose]());
 
 const english = readFileSync(join(root, "README.md"), "utf8");
@@ -258,27 +257,35 @@ describe("the commands", () => {
 
   const engine = process.env.CONTAINER_ENGINE ?? "docker";
   const works = Bun.which(engine) !== null && Bun.spawnSync([engine, "info"]).exitCode === 0;
-  test.skipIf(!works)(`the image's (skipped where ${engine} does not work)`, async () => {
-    const [build, ...runs] = lines
-      .filter((line) => line.startsWith("docker"))
-      .map((line) => line.replace("docker", engine));
-    await untilBuilt(() => shell(build!));
-    for (const run of runs) {
-      await using container = shell(`exec ${run}`);
-      await container.until(/^listening on 0\.0\.0\.0:\d+\n/m);
-      const [, port] = run.match(/-p (\d+):/)!;
-      (await connect({ port: Number(port) })).close();
-      // Signals are lost until the engine passes them on, so this one is sent again.
-      const ended = container.exit();
-      for (let code: number | undefined; code === undefined;) {
-        container.kill("SIGTERM");
-        code = await Promise.race([ended, Bun.sleep(8_000).then(() => undefined)]);
+  test.skipIf(!works)(
+    `the image's (skipped where ${engine} does not work)`,
+    async () => {
+      const [build, ...runs] = lines
+        .filter((line) => line.startsWith("docker"))
+        .map((line) => line.replace("docker", engine));
+      using _ = await alone("containers");
+      using end = new DisposableStack();
+      // Also removes a container that did not end.
+      end.defer(() => void Bun.spawnSync([engine, "rmi", "-f", "sockets"]));
+      await using building = shell(build!);
+      expect(await building.exit(), building.stderr).toBe(0);
+      for (const run of runs) {
+        await using container = shell(`exec ${run}`);
+        await container.until(/^listening on 0\.0\.0\.0:\d+\n/m);
+        const [, port] = run.match(/-p (\d+):/)!;
+        (await connect({ port: Number(port) })).close();
+        // Signals are lost until the engine passes them on, so this one is sent again.
+        const ended = container.exit();
+        for (let code: number | undefined; code === undefined;) {
+          container.kill("SIGTERM");
+          code = await Promise.race([ended, Bun.sleep(8_000).then(() => undefined)]);
+        }
+        expect(await ended).toBe(0);
+        await untilFree(Number(port)); // the engine gives it back a moment later
       }
-      expect(await ended).toBe(0);
-      await untilFree(Number(port)); // the engine gives it back a moment later
-    }
-    Bun.spawnSync([engine, "rmi", "-f", "sockets"]);
-  });
+    },
+    200_000,
+  );
 });
 
 async function untilFree(port: number): Promise<void> {
