@@ -77,7 +77,6 @@ async function pass(client: Socket): Promise<void> {
     there = client.bytesReceived - headerBytes;
   } catch (error) {
     broken = error;
-    client.reset(); // not a FIN, which would look like a normal end
   }
   const ends = `${formatAddress(client.remoteAddress)} to ${formatAddress(backend)}`;
   const how = broken === undefined ? "ended" : describe(broken);
@@ -85,5 +84,5 @@ async function pass(client: Socket): Promise<void> {
   await print(`${ends}: ${there} bytes there, ${client.bytesSent} back, ${seconds} s, ${how}`);
   if (broken === undefined) return;
   told.add(Object(broken));
-  throw broken; // so that --log says how it ended, too
+  throw broken; // serve resets the client, since a FIN would look like a normal end; --log says why
 }

@@ -307,17 +307,23 @@ describe("when the signal comes", () => {
     expect(service.told).toEqual([]);
   });
 
-  test("that has come already: nobody is served; and nothing listens to it afterwards", async () => {
-    const stop = new AbortController();
-    const served = serve(listen({ port: 0 }), echo, {
-      ...{ maxConnections: 1, idleTimeout: 0, signal: stop.signal },
-    });
-    stop.abort();
-    await served;
-    expect(getEventListeners(stop.signal, "abort")).toHaveLength(0);
+  test("that has come already: nobody is served", async () => {
     const server = listen({ port: 0 });
-    await serve(server, echo, { maxConnections: 1, idleTimeout: 0, signal: stop.signal });
+    await serve(server, echo, { maxConnections: 1, idleTimeout: 0, signal: AbortSignal.abort() });
     await fails(connect(server.address), "ECONNREFUSED");
+  });
+
+  test("after the end of a server, nothing listens to it", async () => {
+    const { signal } = new AbortController();
+    const server = listen({ port: 0 });
+    const served = serve(server, echo, { maxConnections: 1, idleTimeout: 0, signal });
+    using conn = await connect(server.address);
+    await greet(conn);
+    expect(getEventListeners(signal, "abort")).not.toHaveLength(0);
+    server.close();
+    conn.close();
+    await served;
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
   });
 });
 

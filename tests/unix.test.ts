@@ -8,6 +8,7 @@ import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, listen } from "../lib/socket.ts";
 import { lockName } from "../lib/socket/lock.ts";
 import {
+  fails,
   failure,
   Network,
   PATIENCE_MS,
@@ -169,6 +170,17 @@ testPython("of several that find a stale file at once, one takes it over", async
     expect(listens).toEqual(["listens"]);
   }
   for (const starter of starters) await starter[Symbol.asyncDispose]();
+});
+
+testPython("a stale file that somebody else takes over is left to them", async () => {
+  const stale = join(folder, "taken");
+  await using dead = python("socket.socket(socket.AF_UNIX).bind(sys.argv[1])", stale);
+  expect(await dead.exit(), dead.stderr).toBe(0);
+  {
+    using _others = lockName(`take over ${stale}`);
+    await fails(() => listen({ path: stale }), "EADDRINUSE");
+  }
+  listen({ path: stale }).close();
 });
 
 testPython("with CPython at the other end", async () => {
