@@ -2,7 +2,7 @@ const help = `
 Puts small slips into a copy of this tree, one at a time, and runs the tests that should notice. Prints
 each slip that none of them noticed. The list is tests/slips.txt: a line each, with the file, what stands
 there, what is put there, the test files, and if need be a part of the names of the tests in them. It
-takes about ten minutes.
+takes about a quarter of an hour.
 
   terminal 1:  bun run slips
   terminal 2:  bun run slips --only connection.ts
