@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 
+import { SocketError } from "../lib/errors.ts";
 import { connect, listen } from "../lib/socket.ts";
 import { lockName } from "../lib/socket/lock.ts";
 import {
@@ -170,6 +171,30 @@ testPython("of several that find a stale file at once, one takes it over", async
     expect(listens).toEqual(["listens"]);
   }
   for (const starter of starters) await starter[Symbol.asyncDispose]();
+});
+
+testPython("a file that goes while listen looks at it is no error", async () => {
+  const flickering = join(folder, "flickering");
+  await using other = python(
+    `
+import os; print("begins")
+while True:
+    try: open(sys.argv[1], "x").close()
+    except FileExistsError: continue # our server's
+    os.unlink(sys.argv[1])`,
+    flickering,
+  );
+  await other.until(/begins/);
+  const outcomes = new Set<string>();
+  for (let i = 0; i < 5_000; i++) {
+    try {
+      listen({ path: flickering }).close();
+      outcomes.add("listens");
+    } catch (error) {
+      outcomes.add(error instanceof SocketError ? error.code : String(error));
+    }
+  }
+  expect([...outcomes].sort()).toEqual(["EADDRINUSE", "listens"]);
 });
 
 testPython("a stale file that somebody else takes over is left to them", async () => {

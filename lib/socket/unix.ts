@@ -2,7 +2,7 @@
 // no server can listen at that path. A file is stale if connecting to it is refused. A server that is
 // alive would see that connection, so Linux's list of Unix sockets, proc_pid_net(5), is read first.
 
-import { existsSync, lstatSync, readFileSync, renameSync, statSync, unlinkSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 
 import { lockName } from "./lock.ts";
 
@@ -14,14 +14,14 @@ export { resolve as absolute } from "node:path";
  * keep until it listens. The others get `EADDRINUSE`.
  */
 export function takeOver(path: string): Disposable | null {
-  if (!existsSync(path) || !statSync(path).isSocket()) return null;
+  if (!statSync(path, { throwIfNoEntry: false })?.isSocket()) return null;
   const list = "/proc/net/unix";
   if (existsSync(list) && readFileSync(list, "utf8").includes(` ${path}\n`)) return null;
   const lock = lockName(`take over ${path}`);
   const probe = Bun.connect({ unix: path, socket: { data() {} } });
   probe.then((alive) => alive.terminate()).catch(() => {});
   // Connecting to a Unix socket does not wait: a refusal is there at once.
-  if (Object(Bun.peek(probe)).code === "ECONNREFUSED") unlinkSync(path);
+  if (Object(Bun.peek(probe)).code === "ECONNREFUSED") rmSync(path, { force: true });
   return lock;
 }
 
