@@ -94,5 +94,5 @@ test("lib does not grow, and no file of it has more than about 400 lines of code
       .filter((line) => !/^\s*(\/\/|\*|\/\*|$)/.test(line)).length;
   const sizes = files.filter(inLib).map((file) => [file, count(file)] as const);
   expect(sizes.filter(([, lines]) => lines > 420)).toEqual([]);
-  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_339);
+  expect(sizes.reduce((sum, [, lines]) => sum + lines, 0)).toBeLessThanOrEqual(3_335);
 });

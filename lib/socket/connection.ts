@@ -347,7 +347,7 @@ export class Socket extends Receiving implements Disposable {
     crowd.delete(this);
     const rare = this._rare;
     rare?.alarm.stop();
-    rare?.signal?.removeEventListener("abort", rare.onAbort);
+    rare?.listening?.[Symbol.dispose]();
     rare?.over?.resolve();
     this._changed();
   }

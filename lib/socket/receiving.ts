@@ -9,7 +9,7 @@ import * as is from "./bits.ts";
 import { checkCount } from "./check.ts";
 import { crowd } from "./crowd.ts";
 import { CHUNK, finished, Inbox, mayFinish, Outbox, rejection, waiting } from "./queues.ts";
-import { anyChange, Change, POLLIN, retry, type WaitOptions } from "./readiness.ts";
+import { anyChange, Change, onAbort, POLLIN, retry, type WaitOptions } from "./readiness.ts";
 import { readableSide } from "./streams.ts";
 import { atTurnsEnd, done, hasTurned, isTooMany } from "./turn.ts";
 
@@ -31,10 +31,9 @@ export class Rare {
   /** Where parts of a message wait that were taken before it was whole, and when it has to be whole. */
   kept: Inbox | undefined;
   wholeDeadline = Infinity;
-  /** The signal that we listen to, and whether the receive that waits may end by it. */
+  /** The signal of the last receive that had to wait: we listen to it. */
   signal: AbortSignal | undefined;
-  abortable = false;
-  onAbort = () => {};
+  listening: Disposable | undefined;
   /** After a `close` with bytes unsent: the handle that still sends, and until when. */
   lingering: Handle | null = null;
   lingerDeadline = Infinity;
@@ -306,14 +305,10 @@ export abstract class Receiving implements AsyncIterable<Buffer> {
     const rare = this._needRare();
     rare.recvDeadline = performance.now() + rare.timeout;
     rare.alarm.set(rare.recvDeadline);
-    rare.abortable = Boolean(signal);
-    if (!signal || signal === rare.signal) return;
-    rare.signal?.removeEventListener("abort", rare.onAbort);
+    if (signal === rare.signal) return;
+    rare.listening?.[Symbol.dispose]();
     rare.signal = signal;
-    rare.onAbort = () => {
-      if (rare.abortable) this._refuse(signal.reason);
-    };
-    signal.addEventListener("abort", rare.onAbort);
+    rare.listening = signal && onAbort(signal, () => this._refuse(signal.reason));
   }
 
   // A message that has begun must be complete within the idle timeout, even if bytes move.
